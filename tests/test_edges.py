@@ -1,11 +1,13 @@
 """Edges on models with norms after attention, and into heads' queries, keys and values."""
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
 
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.inspect import causal, gradients
 from cutaway.inspect.subject import Subject
 from tests.small import Bytes, decoder
@@ -26,49 +28,57 @@ def summed(made: gradients.Circuit) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("shape", ["gemma"])
-def test_edges_into_a_receiver_sum_to_its_inputs_effect(shape: str) -> None:
-    """Senders add up to the residual stream, so their effects do, by norms after attention and MLPs too."""
-    subject = Subject.of(decoder(shape).double(), Bytes())
-    made = gradients.circuit(subject, TEXT, OTHER, metric=metric)
-    found, model = summed(made), subject.pytorch.model
+@pytest.mark.parametrize("family", ["gemma", "olmo2", "parallel", "latent"])
+def test_edges_into_a_receiver_sum_to_its_inputs_effect(family: str) -> None:
+    """Senders add up to the residual stream, so their effects do, by norms after attention and MLPs too: they
+    are the metric's rate when what one receiver reads moves towards the other text's.
+    """
+    subject, step = Subject.of(model_of(family).double(), Bytes()), 1e-6
+    found, model = summed(gradients.circuit(subject, TEXT, OTHER, metric=metric)), subject.pytorch.model
+    last = len(model.config.blocks) - 1
+    shared = model.config.blocks[last].parallel == "shared"
+    norms = [f"blocks.{last}.{half}_norm" for half in ("attention", "mlp")]
+    before = f"blocks.{last - 1}.out"
     reads = {
-        "attention 2": ("blocks.1.out", "blocks.2.attention_norm"),
-        "mlp 1": ("blocks.1.middle", "blocks.1.mlp_norm"),
+        f"attention {last}": (before, norms[0], norms[0]),
+        f"mlp {last}": (before if shared else f"blocks.{last}.middle", norms[1], norms[not shared]),
+        "logits": (f"blocks.{last}.out", "norm", "norm"),
     }
-    reads["logits"] = ("blocks.2.out", "norm")
-    ours, theirs = (
-        subject.pytorch.values([ids], [at for at, _ in reads.values()])[0] for ids in (TEXT, OTHER)
-    )
-    here, there = (
-        float(metric(subject.pytorch.run([ids], ["logits"])["logits"][0])) for ids in (TEXT, OTHER)
-    )
-    grads = gradients.gradients(subject, TEXT, metric, [norm for _, norm in reads.values()])
-    for receiver, (stream, norm) in reads.items():
-        x = torch.from_numpy(ours[stream]).double().requires_grad_()
-        (back,) = torch.autograd.grad(model.get_submodule(norm)(x), x, torch.from_numpy(grads[norm]).double())
-        want = float(((theirs[stream] - ours[stream]) * back.numpy()).sum()) / (there - here)
+    names = [stream for stream, _, _ in reads.values()]
+    ours, theirs = (subject.pytorch.values([ids], names)[0] for ids in (TEXT, OTHER))
+
+    def measured(ids: list[int], edit: dict[str, torch.Tensor] | None = None) -> float:
+        given: Any = {name: lambda _, value=value: value[None] for name, value in (edit or {}).items()}
+        with torch.no_grad(), tracing(model, edit=given):
+            return float(metric(model(torch.tensor([ids]), torch.arange(len(ids))[None])[0]))
+
+    here, there = measured(TEXT), measured(OTHER)
+    for receiver, (stream, at, norm) in reads.items():
+        x, towards = (torch.from_numpy(some[stream]).double() for some in (ours, theirs))
+        of = model.get_submodule(norm)
+        with torch.no_grad():
+            edit = {at: of(x + step * (towards - x))}
+            edit |= {norms[1]: of(x)} if shared and at == norms[0] else {}
+        want = (measured(TEXT, edit) - here) / step / (there - here)
         assert found[receiver] == pytest.approx(want, rel=1e-4, abs=1e-5), receiver
 
 
-@pytest.mark.parametrize("shape", ["gemma"])
-def test_edges_into_queries_keys_and_values_are_those_into_attention(shape: str) -> None:
-    subject = Subject.of(decoder(shape).double(), Bytes())
+@pytest.mark.parametrize("family", ["gemma", "parallel"])
+def test_edges_into_queries_keys_and_values_are_those_into_attention(family: str) -> None:
+    subject = Subject.of(model_of(family).double(), Bytes())
     whole = summed(gradients.circuit(subject, TEXT, OTHER, metric=metric))
     made = gradients.circuit(subject, TEXT, OTHER, metric=metric, receivers="heads")
     parts = summed(made)
-    for layer in range(3):
+    groups = subject.config.blocks[0].attention.groups
+    for layer in range(len(subject.config.blocks)):
         own = [effect for name, effect in parts.items() if name.startswith(f"{layer}.")]
-        assert len(own) == 4 + 2 + 2, "four queries, two keys, two values"
+        assert len(own) == 4 + 2 * groups, "four queries, and keys and values of their groups"
         assert sum(own) == pytest.approx(whole[f"attention {layer}"], abs=1e-5)
     assert parts["mlp 1"] == pytest.approx(whole["mlp 1"], abs=1e-6)
     assert ("0.1", "1.0 k") in {edge[:2] for edge in made.edges}
 
 
-def test_models_without_a_norm_before_are_refused() -> None:
-    for family in ("parallel", "gated"):
-        with pytest.raises(UserError, match="a norm before each attention"):
-            gradients.circuit(Subject.of(model_of(family), Bytes()), TEXT, OTHER, metric=metric)
+def test_receivers_that_there_are_not() -> None:
     whole = inspect.unwrap(gradients.circuit)  # past the types that the tests check
     with pytest.raises(UserError, match="receivers is"):
         whole(Subject.of(decoder(), Bytes()), TEXT, OTHER, metric=metric, receivers="all")

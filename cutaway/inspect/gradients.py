@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from cutaway.inspect.pairs import Answers, Pair, pair
 from cutaway.inspect.result import Result
 from cutaway.inspect.subject import Metric, Subject, subject_of
 from cutaway.inspect.trace_values import TraceValues
+from cutaway.model.config import Decoder
 from cutaway.store import files
 from cutaway.store.files import Progress, silent
 
@@ -221,31 +222,20 @@ def circuit(
         raise UserError(f'receivers is {receivers!r}: use "layers" or "heads"')
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
     config, model = subject.config, subject.pytorch.model
-    if any(block.parallel == "shared" or not block.pre_norm for block in config.blocks):
-        raise UserError("edges are found in models with a norm before each attention and each MLP")
     span, blocks = found.there - found.here, range(len(config.blocks))
-    streams = [f"blocks.{i - 1}.out" if i else "embed" for i in blocks]
-    reads = {f"attention {i}": (streams[i], f"blocks.{i}.attention_norm") for i in blocks}
-    reads |= {
-        f"mlp {i}": (
-            streams[i] if config.blocks[i].parallel else f"blocks.{i}.middle",
-            f"blocks.{i}.mlp_norm",
-        )
-        for i in blocks
-    }
-    reads["logits"] = (f"blocks.{len(blocks) - 1}.out", "norm")
+    reads = _reads(config)
     kept = ["embed", *(activation(subject, "heads", i) for i in blocks), *(_mlp(subject, i) for i in blocks)]
     kept += [name for name in attention_names(config) if name.endswith((".out_input", "attention.out"))]
-    kept += [at for at, _ in reads.values()]
+    kept += [read.stream for read in reads.values()]
     ours, theirs = _by_pytorch(subject, [found.ids, found.other], list(dict.fromkeys(kept)))
-    grads = _received(subject, found, {receiver: norm for receiver, (_, norm) in reads.items()}, receivers)
+    grads = _received(subject, found, reads, receivers)
     senders = _senders(subject, ours, theirs)
     edges: list[tuple[str, str, float]] = []
     for receiver, grad in grads.items():
         kind, _, layer = receiver.partition(" ")
         if kind not in ("logits", "mlp", "attention"):
             kind, layer = "attention", receiver.partition(".")[0]
-        stream, norm = reads[kind if kind == "logits" else f"{kind} {layer}"]
+        stream, _, norm = reads[kind if kind == "logits" else f"{kind} {layer}"]
         place = float("inf") if kind == "logits" else 2 * int(layer) + (kind == "mlp")
         if kind == "mlp" and config.blocks[int(layer)].parallel:
             place = 2 * int(layer)
@@ -258,33 +248,57 @@ def circuit(
     return Circuit(tuple(sorted(edges, key=lambda edge: -abs(edge[2]))), found.words)
 
 
+class Read(NamedTuple):
+    """What a receiver reads: the residual stream, the activation that it gets, and the norm between them."""
+
+    stream: str
+    at: str
+    norm: str
+
+
+def _reads(config: Decoder) -> dict[str, Read]:
+    """Of each layer's attention and MLP, and of the logits; a norm that is not there gives what it reads."""
+    found: dict[str, Read] = {}
+    stream = "embed"
+    for i, block in enumerate(config.blocks):
+        norms = f"blocks.{i}.attention_norm", f"blocks.{i}.mlp_norm"
+        found[f"attention {i}"] = Read(stream, norms[0], norms[0])
+        before = stream if block.parallel else f"blocks.{i}.middle"
+        found[f"mlp {i}"] = Read(before, norms[1], norms[block.parallel != "shared"])
+        stream = f"blocks.{i}.out"
+    return found | {"logits": Read(stream, "norm", "norm")}
+
+
 def _received(
-    subject: Subject, found: Pair, norms: Mapping[str, str], receivers: Receivers
+    subject: Subject, found: Pair, reads: Mapping[str, Read], receivers: Receivers
 ) -> dict[str, np.ndarray]:
     """The metric's gradient [t d] by what each receiver reads, as its norm gives it."""
-    if receivers == "layers":
-        grads = gradients(subject, found.ids, found.metric, list(norms.values()))
-        return {receiver: grads[norm] for receiver, norm in norms.items()}
     import torch
 
+    from cutaway.hooks import tracing
     from cutaway.inspect.instrumented_pytorch import array
 
-    engine = subject.pytorch
-    names = {f"blocks.{i}.attention.{one}" for i in range(len(subject.config.blocks)) for one in "qkv"}
+    engine, blocks = subject.pytorch, subject.config.blocks
+    names = {f"blocks.{i}.attention.{one}" for i in range(len(blocks)) for one in "qkv"}
+    names = names if receivers == "heads" else set[str]()
     start = {"embed": lambda value: value.detach().requires_grad_()}
-    seen = engine.run(
-        [found.ids], sorted({*names, *norms.values(), "logits"}), (subject.edit, start), grad=True
-    )
+    inputs = sorted({*names, *(read.at for read in reads.values())})
+    # Copies: without a norm what is read is the residual stream itself, whose gradient is of all later parts.
+    copies: dict[str, Any] = {read.at: torch.clone for read in reads.values()}
+    with tracing(engine.model, edit=copies):
+        seen = engine.run([found.ids], [*inputs, "logits"], (subject.edit, start), grad=True)
     made: dict[str, np.ndarray] = {}
     with torch.enable_grad():
         number = found.metric(seen["logits"][0, :, : min(subject.config.vocab, len(subject.tokenizer))])
-        inputs = [*sorted(names), *(norm for name, norm in norms.items() if not name.startswith("attention"))]
         by = torch.autograd.grad(number, [seen[name] for name in inputs], retain_graph=True)
         grads = dict(zip(inputs, by, strict=True))
-        for receiver, norm in norms.items():
+        for receiver, (_, norm, _) in reads.items():
             kind, _, layer = receiver.partition(" ")
-            if kind != "attention":
-                made[receiver] = array(grads[norm])[0]
+            if kind != "attention" or receivers == "layers":
+                own = grads[norm]
+                if kind == "attention" and blocks[int(layer)].parallel == "shared":  # the MLP reads it too
+                    own = own - grads[reads[f"mlp {layer}"].at]
+                made[receiver] = array(own)[0]
                 continue
             for one in "qkv":
                 name = f"blocks.{layer}.attention.{one}"
