@@ -8,8 +8,8 @@ order, so that other work of the machine meets all alike. A cell has the median 
 the median over turns of its ratio to no drafts (of llama.cpp's to llama.cpp's own) with a 95% interval, for
 which "no drafts again" says what chance alone does; the same ratio of processor seconds a token; the share of
 drafted tokens that were accepted, and how many were drafted a token. With --draft, llama-server drafts with
-that file too (a .gguf); its own lookup (``--spec-type ngram-simple``) is always there. CUTAWAY_THREADS=1 makes
-both use one thread. Our ways write the same texts, which is checked.
+that file too (a .gguf); its own lookup (``--spec-type ngram-simple``) is always there. CUTAWAY_THREADS sets
+the threads of both. Our ways write the same texts, which is checked.
 """
 
 from __future__ import annotations
