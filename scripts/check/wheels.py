@@ -99,6 +99,7 @@ def tried(bin: Path, wheel: Path, python: str, folder: Path) -> bool:
     place, home = folder / "environment", folder / "home"
     own = place / "bin"
     run(python, "-m", "venv", place)
+    before = on_disk(place)[0]
     home.mkdir()
     env = {name: value for name, value in os.environ.items() if name not in ("CXX", "CC", "PYTHONPATH")}
     env |= {"PATH": str(own), "HOME": str(home), "CUTAWAY_HOME": str(home), "PIP_ONLY_BINARY": ":all:"}
@@ -109,7 +110,7 @@ def tried(bin: Path, wheel: Path, python: str, folder: Path) -> bool:
     first, processor = timed(own / "cutaway", "explain", TEXT, env=env, cwd=folder)
     run(own / "cutaway", "doctor", env=env, cwd=folder)
     imported = min(imports(own / "python", env, folder) for _ in range(5))
-    print(f"           {line}: {size / 1e6:.1f} MB, pip {installed:.1f} s")
+    print(f"           {line}: {size / 1e6:.1f} MB, {before / 1e6:.1f} of them pip's own; {installed:.1f} s")
     print(f"           explain with the model's download {first:.1f} s, {processor:.1f} s of processor")
     print(f"           import cutaway {imported:.3f} s of processor", flush=True)
     sbom(bin, own / "python", folder)
