@@ -81,9 +81,19 @@ export function submits(text) {
   return make("button.small.primary", { type: "submit" }, text);
 }
 
-// A control with its name before it.
+// A control, and its name before it.
+export function labelled(text, input) {
+  return [make("label", { for: input.id }, text), input];
+}
+
 export function field(text, input) {
-  return make("p.field", make("label", { for: input.id }, text), input);
+  return make("p.field", labelled(text, input));
+}
+
+// A select among [value, text]; changed(value) is called with a text.
+export function picker(id, choices, value, changed) {
+  return make("select", { id, change: (event) => changed(event.target.value) },
+    choices.map(([one, text]) => make("option", { value: one, selected: String(one) === String(value) }, text)));
 }
 
 // A token, or another text of a model, made visible.

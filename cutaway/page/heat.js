@@ -23,13 +23,13 @@ export function heat(state, options) {
   const layer = make("div.layer", base, over);
   const spacer = make("div.spacer", layer);
   const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
+  const axes = options.axes ? make("p.axes", { id: freshId("axes") }) : null;
   const box = make("div.heat", {
-    tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": readout.id,
-    "aria-roledescription": "map, arrow keys move",
+    tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": `${axes?.id ?? ""} ${readout.id}`,
+    "aria-roledescription": options.pick ? "map, arrow keys move, Enter chooses" : "map, arrow keys move",
   }, spacer);
   const edge = make("div.heat-frame", box);
   const legend = options.legend ? ramp(options.legend) : null;
-  const axes = options.axes ? make("p.axes") : null;
   const whole = make("div.heat-whole", axes, edge, readout, legend?.whole);
   let cursor = null;
   let size = null;

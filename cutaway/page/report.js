@@ -3,11 +3,12 @@
 import { bars } from "./charts/bars.js";
 import { grid } from "./charts/grid.js";
 import { heatmap } from "./charts/heatmap.js";
+import { intervals, reference } from "./charts/ranges.js";
 import { jsonInFile } from "./file.js";
 import { plot } from "./charts/plot.js";
 import { themeButton } from "./theme.js";
 
-const KINDS = { bars, grid, heatmap, plot };
+const KINDS = { bars, grid, heatmap, plot: (spec) => plot({ ...spec, ranges: { intervals, reference } }) };
 
 async function report() {
   const charts = await jsonInFile();

@@ -1,7 +1,7 @@
 // Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
 
 import { palette, shade } from "../colours.js";
-import { bar, button, clamp, drawn, make, percent, problem, quoted, readable, scrolling, status, table } from "../elements.js";
+import { bar, button, clamp, drawn, labelled, make, percent, picker, problem, quoted, readable, scrolling, status, table } from "../elements.js";
 import { ALONE, PARTS, heat } from "../heat.js";
 import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 import { picture } from "../tiles.js";
@@ -38,7 +38,7 @@ export async function attention(box, { asked, edit }, { server, signal, kept }) 
 
 // The head whose largest weight on a token but the first is largest: heads attend to the first when they have nothing to add.
 function strongest({ maps, shape: [, columns], cells }) {
-  const most = maps.map((_, i) => cells.subarray(i * columns + 1, (i + 1) * columns - 1).reduce((a, b) => Math.max(a, b), 0));
+  const most = maps.map((_, i) => Math.max(0, ...cells.subarray(i * columns + 1, (i + 1) * columns - 1)));
   return most.indexOf(Math.max(...most));
 }
 
@@ -46,17 +46,18 @@ function strongest({ maps, shape: [, columns], cells }) {
 function byToken({ maps, tokens, pooled }, rows, kept, choose) {
   const list = make("p.buttons", { "aria-live": "polite" });
   const last = tokens.length - 1;
-  const which = make("select", { id: "attended-token", change: () => {
-    kept.attended = which.value;
+  const choices = tokens.flatMap((token, i) => (i % pooled[1] ? [] : [[i, `${i} ${drawn(token)}`]])).reverse();
+  const which = picker("attended-token", [["", "a token …"], ...choices], kept.attended ?? "", (value) => {
+    kept.attended = value;
     draw();
-  } }, make("option", { value: "" }, "a token …"), tokens.flatMap((token, i) => (i % pooled[1] ? [] : make("option", { value: i, selected: String(i) === kept.attended }, `${i} ${drawn(token)}`))).reverse());
+  });
   const draw = () => {
     const at = which.value === "" ? -1 : Math.min(last, Number(which.value));
     const all = at < 0 ? [] : maps.map(([layer, head]) => [layer, head, rows.get(`${layer}.${head}`)[Math.floor(at / pooled[1])]]);
     list.replaceChildren(...all.sort((a, b) => b[2] - a[2]).slice(0, LISTED).map(([layer, head, byte]) => button([`${layer}.${head} `, make("span.quiet", percent(weightOf(byte)))], () => choose([layer, head]), { "aria-label": `Head ${layer}.${head}, ${percent(weightOf(byte))} on this token` })));
   };
   draw();
-  return make("div.by-token", make("p.select", make("label", { for: "attended-token" }, "Heads that attend most to"), which), list);
+  return make("div.by-token", make("p.select", labelled("Heads that attend most to", which)), list);
 }
 
 function allHeads({ maps, tokens, pooled }, rows, kept, choose) {
@@ -64,7 +65,7 @@ function allHeads({ maps, tokens, pooled }, rows, kept, choose) {
   const small = new Map();
   const has = (r, c) => rows.has(`${r}.${c}`);
   return headMap({
-    name: "Where every head attends, small: a row a layer, a column a head; Enter chooses",
+    name: "Where every head attends",
     hint: "A row is a layer, a column a head; inside, the text from its beginning to the token before.",
     legend: { title: "attention weight", ...PARTS }, layers, heads, has, height: clamp(Math.floor(280 / layers), 7, 24),
     paint(pen, x, y, w, h, r, c) {
@@ -132,7 +133,7 @@ async function wholeMap(place, server, asked, { layer, head }, signal) {
     const name = (at) => (pooled[0] === 1 ? drawn(tokens[at]) : `${at * pooled[0]}`);
     const each = pooled[0] === 1 ? "" : ` A cell is the largest weight of ${pooled[0]} by ${pooled[1]} tokens.`;
     const map = heat(ALONE, {
-      name: `Attention map of layer ${layer}, head ${head}: a row a query, a column a key`,
+      name: `Attention map of layer ${layer}, head ${head}`,
       hint: `A row is a query, a column a key.${each}`,
       legend: { title: "attention weight", ...PARTS },
       rows: shape[0],

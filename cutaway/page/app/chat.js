@@ -1,7 +1,7 @@
 // Chat: answers stream in as tokens, each of which opens; an answer goes on from another token as a version of it, and with
 // edits, or by another model, beside it.
 
-import { button, decoded, field, form, make, slider, submits } from "../elements.js";
+import { button, decoded, field, form, labelled, make, picker, slider, submits } from "../elements.js";
 import { copying } from "../charts/figure.js";
 import { LEGEND } from "./answer.js";
 import { Edits } from "./edits.js";
@@ -99,9 +99,9 @@ export class Chat {
     const others = models.filter((one) => one !== chosen);
     this.other.hidden = !others.length;
     this.settings.beside = "";
-    this.other.replaceChildren(make("label", { for: "beside" }, "answer beside"), make("select", { id: "beside", change: (event) => {
-      this.settings.beside = event.target.value;
-    } }, make("option", { value: "" }, "no other model"), others.map(({ id }) => make("option", { value: id }, id))));
+    this.other.replaceChildren(...labelled("answer beside", picker("beside", [["", "no other model"], ...others.map(({ id }) => [id, id])], "", (value) => {
+      this.settings.beside = value;
+    })));
   }
 
   // The conversation before a turn, as the API takes it.

@@ -2,7 +2,7 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { button, count, drawn, fixed, form, make, percent, remark, slider, status } from "../elements.js";
+import { button, count, drawn, fixed, form, labelled, make, percent, remark, slider, status } from "../elements.js";
 import { surprise } from "./answer.js";
 import { instead } from "./server.js";
 
@@ -28,7 +28,7 @@ export class Checkpoints {
     const asks = form("form.field", () => {
       this.follow.address();
       this.measure();
-    }, make("label", { for: "fixed" }, "sentence"), this.sentence, make("button.small", { type: "submit" }, "Measure"));
+    }, labelled("sentence", this.sentence), make("button.small", { type: "submit" }, "Measure"));
     this.whole = make("div.stack", { hidden: true, role: "region", "aria-labelledby": "checkpoints-title" }, make("h2", { id: "checkpoints-title" }, "Checkpoints"),
       make("p.about", "Each checkpoint is a model. All read the same sentence, so what changes is what was learned in between."),
       asks, make("div.scrub", this.at.whole, this.button), this.note, this.read, this.charts, this.tokens);

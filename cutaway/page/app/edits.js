@@ -1,6 +1,6 @@
 // The edits of the model that are active: chips with a switch, a strength and undo. Nothing that changes it is out of sight.
 
-import { button, form, make } from "../elements.js";
+import { button, form, labelled, make, picker } from "../elements.js";
 
 const PARTS = [["head", "head"], ["attention", "attention of a layer"], ["mlp", "MLP of a layer"], ["layer", "whole layer"],
   ["neuron", "neuron"], ["direction", "or add a direction between two texts"]];
@@ -95,18 +95,18 @@ export class Edits {
       make("label", make("input", { type: "checkbox", checked: edit.on, "data-chip": `on-${name}`,
         change: (event) => this.change(i, { on: event.target.checked }) }), name),
       make("span", { "aria-hidden": "true" }, "×"), strength,
-      make("button", { type: "button", class: "chip-close", "aria-label": `Remove ${name}`, click: () => this.set(this.list.filter((_, at) => at !== i)) }, "✕"));
+      button("✕", () => this.set(this.list.filter((_, at) => at !== i)), { class: "chip-close", "aria-label": `Remove ${name}` }));
   }
 
   adding() {
-    const part = make("select", { id: "edit-part", change: () => update() }, PARTS.map(([id, text]) => make("option", { value: id }, text)));
+    const part = picker("edit-part", PARTS, "head", () => update());
     const numeric = (id) => make("input", { id, type: "number", min: "0", value: "0", class: "strength" });
     const layer = numeric("edit-layer");
     const unit = numeric("edit-unit");
     const text = (id) => make("input", { id, type: "text", size: "18" });
     const [towards, away] = [text("edit-towards"), text("edit-away")];
-    const numbered = make("span.field", make("label", { for: "edit-unit" }, "number"), unit);
-    const texts = make("span.field", make("label", { for: "edit-towards" }, "towards"), towards, make("label", { for: "edit-away" }, "away from"), away);
+    const numbered = make("span.field", labelled("number", unit));
+    const texts = make("span.field", labelled("towards", towards), labelled("away from", away));
     const update = () => {
       numbered.hidden = !NUMBERED.includes(part.value);
       texts.hidden = part.value !== "direction";
@@ -123,7 +123,6 @@ export class Edits {
       }
     };
     update();
-    return form("form.field", submit, make("label", { for: "edit-part" }, "switch off"), part,
-      make("label", { for: "edit-layer" }, "layer"), layer, numbered, texts, make("button.small", { type: "submit" }, "Add"));
+    return form("form.field", submit, labelled("switch off", part), labelled("layer", layer), numbered, texts, make("button.small", { type: "submit" }, "Add"));
   }
 }

@@ -1,6 +1,6 @@
 // A token's strongest features by each dictionary of the server, and the card of one: its texts, its effect, its edits.
 
-import { bar, button, drawn, fixed, make, number, percent, quoted, readable, remark, table } from "../elements.js";
+import { bar, button, drawn, fixed, labelled, make, number, percent, picker, quoted, readable, remark, table } from "../elements.js";
 
 const STRONGEST = 5; // features of each dictionary
 const PLACES = [["", "where it was chosen"], ["itself", "the token itself"]];
@@ -17,13 +17,13 @@ export async function features(box, { answer, index, ids, asked, edit }, { serve
     kept.feature = feature;
     await again("#card");
   };
-  const place = make("select", { id: "place-of", change: () => {
-    kept.place = place.value;
+  const place = picker("place-of", PLACES, kept.place ?? "", (value) => {
+    kept.place = value;
     again("#place-of");
-  } }, PLACES.map(([value, text]) => make("option", { value, selected: value === (kept.place ?? "") }, text)));
+  });
   const card = kept.feature && dictionaries[kept.feature.dictionary] ? await cardOf(kept.feature, dictionaries, { server, signal, edit, asked }) : "";
   box.replaceChildren(
-    make("p.select", make("label", { for: "place-of" }, "Features at"), place), card,
+    make("p.select", labelled("Features at", place)), card,
     ...(dictionaries.some((one) => one.features.length) ? [listed(dictionaries, open)] : [remark("No feature is active at ", quoted(token), ".")]),
     dictionaries.some((one) => one.sink) ? remark("An attention sink, which dictionaries are not trained on.") : "");
   return ["v1/features", body];

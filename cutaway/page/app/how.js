@@ -1,6 +1,6 @@
 // How it works, on the loaded model: the sentence is part of the address, so that a link shows the same chapter.
 
-import { decoded, form, make, submits } from "../elements.js";
+import { decoded, form, labelled, make, submits } from "../elements.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
 import { How } from "../how/how.js";
@@ -22,7 +22,7 @@ export class HowItWorks {
       address: (chapter) => this.address(chapter), announce: (text) => shell.announce(text), failed: (error) => shell.failed(error),
     });
     this.whole = make("div.inside", form("form.composer", () => { location.hash = this.address(this.how.at ?? ""); },
-      make("label", { for: "sentence" }, "Sentence"), this.text, submits("Use it")), this.how.whole);
+      labelled("Sentence", this.text), submits("Use it")), this.how.whole);
   }
 
   address(chapter) {

@@ -1,6 +1,6 @@
 // Inside: a text, or a conversation up to a token, followed through the model: the views of the explain page, live.
 
-import { form, make, status, submits } from "../elements.js";
+import { form, labelled, make, status, submits } from "../elements.js";
 import { VIEWS, strip, views } from "../explain/build.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
@@ -21,7 +21,7 @@ export class Inside {
     this.strip = make("div", { id: "strip" });
     this.views = make("div", { id: "views" });
     this.whole = make("div.inside", form("form.composer", () => this.trace({ text: this.text.value }),
-      make("label", { for: "text" }, "Text"), this.text, submits("Trace")), this.note, this.strip, this.views);
+      labelled("Text", this.text), submits("Trace")), this.note, this.strip, this.views);
   }
 
   // What the place shows when it is opened: the text of the address, the last trace, or one of the example.

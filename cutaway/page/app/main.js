@@ -1,6 +1,6 @@
 // The page at the server's address: the model, the places, what is selected, and what went wrong.
 
-import { count, decoded, form, make, problem, remark, submits } from "../elements.js";
+import { count, decoded, form, labelled, make, problem, remark, submits } from "../elements.js";
 import { themeButton } from "../theme.js";
 import { Chat } from "./chat.js";
 import { HowItWorks } from "./how.js";
@@ -104,7 +104,7 @@ class Shell {
       this.start();
     }, make("p.sentence", "This server needs an API key."),
     remark("It is kept in this page's memory alone, and goes when the page does."),
-    make("p.field", make("label", { for: "key" }, "API key"), key, submits("Open")), problem(this.server.key ? message : "")));
+    make("p.field", labelled("API key", key), submits("Open")), problem(this.server.key ? message : "")));
     key.focus();
   }
 

@@ -55,7 +55,7 @@ function everyHead(heads) {
   const by = new Map(heads.map((one) => [`${one.layer}.${one.head}`, one]));
   const line = (r, c) => by.get(`${r}.${c}`).line;
   return headMap({
-    name: "Attention to the line: a row a layer, a column a head", legend: { title: "attention to the line", ...PARTS },
+    name: "Attention to the line", legend: { title: "attention to the line", ...PARTS },
     layers, heads: across, has: (r, c) => by.has(`${r}.${c}`), part: line,
     say: (r, c) => `Head ${r}.${c}: ${percent(line(r, c))} on the line`,
   });

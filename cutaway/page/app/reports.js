@@ -1,6 +1,6 @@
 // Reports of `cutaway attack`: a results.json is read here, in the browser, and opens at the tokens that it names.
 
-import { button, make, percent, problem, remark, scrolling, table } from "../elements.js";
+import { button, field, make, percent, problem, remark, scrolling, table } from "../elements.js";
 
 const LARGEST = 16e6; // bytes of a report
 
@@ -19,7 +19,7 @@ export function reports(shell) {
   } });
   return make("div.stack", make("h2", "Reports of attacks"),
     make("p.about", "Open the results.json that ", make("code", "cutaway attack"), " wrote. It stays in this page; what it looked at opens in the loaded model."),
-    make("p.field", make("label", { for: "report" }, "results.json"), input), shown);
+    field("results.json", input), shown);
 }
 
 function drawn({ model, probes }, shell) {

@@ -1,6 +1,6 @@
 // Who wrote what the model reads: each character by colour and by pattern, so that neither is needed alone.
 
-import { make, readable } from "../elements.js";
+import { button, make, readable } from "../elements.js";
 
 export const SOURCES = ["template", "system", "user", "assistant", "tool", "unknown"];
 
@@ -16,9 +16,8 @@ export function conversation({ runs, tokens }, chosen, choose) {
     const attributes = { class: `s s-${one.source}`, title: one.source };
     if (one.source === "template" || !one.text.trim()) return make("span", attributes, readable(one.text));
     const span = { ...one, ...within(offsets, one) };
-    const button = make("button", { type: "button", ...attributes, "aria-pressed": span.first === chosen?.first && span.last === chosen?.last,
-      "aria-label": `${one.source}: ${one.text.trim().slice(0, 200)}`, click: () => choose(span) }, readable(one.text));
-    return button;
+    return button(readable(one.text), () => choose(span), { ...attributes, "aria-pressed": span.first === chosen?.first && span.last === chosen?.last,
+      "aria-label": `${one.source}: ${one.text.trim().slice(0, 200)}` });
   });
   return make("div.conversation", { role: "group", "aria-label": "What the model reads" }, parts);
 }

@@ -2,7 +2,7 @@
 
 import { plot } from "../charts/plot.js";
 import { brief } from "../charts/scales.js";
-import { count, decoded, fixed, make, marked, problem, remark, scrolling, table } from "../elements.js";
+import { button, count, decoded, fixed, make, marked, problem, remark, scrolling, table } from "../elements.js";
 import { Checkpoints } from "./checkpoints.js";
 import { samples } from "./samples.js";
 import { instead } from "./server.js";
@@ -95,7 +95,7 @@ export class Training {
       };
       const box = make("input", { type: "checkbox", checked: this.chosen.includes(one.id), "data-run": `draw ${one.id}`,
         "aria-label": `Draw ${one.id}`, change: (event) => pick(event.target.checked) });
-      const open = make("button", { type: "button", class: "link", "data-run": `open ${one.id}`, click: () => this.choose([one.id]) }, one.id);
+      const open = button(one.id, () => this.choose([one.id]), { class: "link", "data-run": `open ${one.id}` });
       return marked(this.chosen.includes(one.id) ? "chosen" : null, [box, make("span.run-name", open, arms(one, (id) => this.experiment(id))),
         `${one.objective}${one.adapter ? `, ${one.adapter}` : ""}`, make(`span.state.${one.state}`, one.state), `${count(one.step)}${one.steps ? ` of ${count(one.steps)}` : ""}`,
         one.loss === null ? "" : fixed(one.loss, 3), one.error ? make("span.bad", one.error) : String(one.checkpoints.length)]);
@@ -145,7 +145,7 @@ export class Training {
 }
 
 function arms({ experiment }, draw) {
-  return experiment === null ? null : make("button", { type: "button", class: "link quiet", "aria-label": `Draw the arms of ${experiment}`, click: () => draw(experiment) }, "all arms");
+  return experiment === null ? null : button("all arms", () => draw(experiment), { class: "link quiet", "aria-label": `Draw the arms of ${experiment}` });
 }
 
 // Curves of one kind of all runs: [{name, series}], those of the training rows beside the held-out ones.

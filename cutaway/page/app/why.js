@@ -1,7 +1,8 @@
 // Why a token: its logit as the exact sum of what each head and MLP wrote, then the causal check, side by side.
 
 import { twoSided } from "../colours.js";
-import { bar, button, drawn, fixed, make, marked, number, percent, quoted, remark, signed, table, total } from "../elements.js";
+import { bar, button, drawn, fixed, labelled, make, marked, number, percent, picker, quoted, remark, signed, table, total } from "../elements.js";
+import { logitParts } from "../explain/residual.js";
 import { headMap } from "./headmap.js";
 
 const CHECKED = 4; // parts that the causal check ablates
@@ -17,30 +18,21 @@ export async function why(box, { answer, index, asked, edit }, { server, signal,
   const body = { ...asked, token: id, ...(against === null ? {} : { against }), check: CHECKED, samples: SAMPLES };
   const found = await server.about("v1/attribution", body, signal);
   const map = parts(found);
-  const other = make("select", { id: "against", change: () => {
-    kept.against = other.value ? Number(other.value) : null;
+  const other = picker("against", [["", "all others"], ...others.map((one) => [one.id, drawn(one.token)])], against ?? "", (value) => {
+    kept.against = value ? Number(value) : null;
     again("#against");
-  } }, make("option", { value: "" }, "all others"),
-  others.map((one) => make("option", { value: one.id, selected: one.id === against }, drawn(one.token))));
+  });
   box.replaceChildren(
-    make("p.select", make("label", { for: "against" }, "Why this, and not"), other),
+    make("p.select", labelled("Why this, and not", other)),
     make("p", against === null ? "The logit of " : "The logit by which it leads, that of ", quoted(token),
       ...(against === null ? [] : [" less that of ", quoted(others.find((one) => one.id === against).token)]),
       `${against === null ? "" : ","} is ${fixed(found.logit, 2)}: the exact sum of what each part wrote for it.`),
-    sums(found),
+    logitParts("The parts of the token’s logit", { ...found, heads: total(found.heads.flat()), mlps: total(found.mlps) }),
     make("h3", "Each head and MLP"), map.whole,
     make("h3", "Largest writers"), writers(found, answer, edit),
     ...check(found));
   map.update();
   return ["v1/attribution", body];
-}
-
-function sums({ embed, heads, mlps, biases, rest, logit }) {
-  const all = (rows) => rows.flat().reduce((a, b) => a + b, 0);
-  const rows = [["all heads", all(heads)], ["all MLPs", all(mlps)], ["the embedding", embed], ["biases", biases], ["rounding and edits", rest]]
-    .filter(([, value]) => Math.abs(value) >= 5e-3).map(([name, value]) => [name, signed(value)]);
-  rows.push(marked("sum", ["its logit", fixed(logit, 2)]));
-  return table("The parts of the token’s logit", ["", ["logits"]], rows);
 }
 
 function parts({ heads, mlps }) {
@@ -50,7 +42,7 @@ function parts({ heads, mlps }) {
   const name = (r, c) => (c < across ? `head ${r}.${c}` : `MLP ${r}`);
   const has = (r, c) => value(r, c) !== undefined;
   return headMap({
-    name: "What each head and MLP wrote for the token: a row a layer, a column a head, the last the MLP",
+    name: "What each head and MLP wrote for the token",
     hint: "A row is a layer, a column a head, the last column the MLP.",
     legend: { title: "logits", signed: true, largest: most, write: number },
     layers: heads.length, heads: across + 1, has,

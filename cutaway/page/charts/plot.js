@@ -1,4 +1,5 @@
-// Series over two axes: lines with bands, points with intervals and labels. Arrow keys move from point to point.
+// Series over two axes: lines, and points with labels. Arrow keys move from point to point. `spec.ranges`: what draws
+// intervals and marks (ranges.js), where there are any.
 
 import { draw, freshId, make, stepped } from "../elements.js";
 import { figure, fitted, legendOf } from "./figure.js";
@@ -106,16 +107,11 @@ function drawing(spec, frame) {
   }
   svg.append(draw("text.axis-title", { x: 0, y: 13 }, shortened(titled(spec.y), width)),
     draw("text.axis-title", { x: width - right, y: height - 5, "text-anchor": "end" }, shortened(titled(spec.x), width)));
-  for (const [name, value] of spec.marks ?? []) svg.append(...reference(name, value, frame));
+  for (const one of spec.marks ?? []) svg.append(...spec.ranges.reference(one, frame));
   spec.series.forEach((series, i) => svg.append(...seriesOf(spec, series, i, frame)));
   if (frame.named) svg.append(...endNames(spec, frame));
   svg.append(...pointNames(spec, frame));
   return svg;
-}
-
-function reference(name, value, { left, right, width, y }) {
-  return [draw("line.reference", { x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-    draw("text.tick-text.halo", { x: left + 4, y: y(value) - 5 }, name)];
 }
 
 function seriesOf(spec, series, i, frame) {
@@ -126,18 +122,7 @@ function seriesOf(spec, series, i, frame) {
     element.style.setProperty("--c", colourOf(series, i, spec));
     parts.push(element);
   };
-  const ends = (k) => [series.low?.[k] ?? null, series.high?.[k] ?? null];
-  if (series.low && series.line && at.length > 12) {
-    const sides = [at.map((k) => [k, ends(k)[1]]), [...at].reverse().map((k) => [k, ends(k)[0]])];
-    add(draw("path.band", { d: path(sides.flat().map(([k, value]) => [x(series.x[k]), y(value ?? series.y[k])])) + "Z" }));
-  } else if (series.low) {
-    for (const k of at) {
-      const [low, high] = ends(k);
-      if (low === null || high === null) continue;
-      const [a, b, c] = [y(low), y(high), x(series.x[k])];
-      add(draw("path.whisker", { d: `M${c} ${a}V${b}M${c - 4} ${a}h8M${c - 4} ${b}h8` }));
-    }
-  }
+  spec.ranges?.intervals(series, at, frame, path).forEach(add);
   if (series.line && at.length > 1) {
     const points = at.map((k) => [x(series.x[k]), y(series.y[k])]);
     add(draw("path", {

@@ -38,7 +38,7 @@ function allHeads(state) {
   let across = true;
   const at = (r, c) => (across ? [c, r] : [r, c]);
   return heat(state, {
-    name: "Every head's attention map, small: arrow keys move over layers and heads, Enter chooses",
+    name: "Every head's attention map",
     hint: "Layers run from first to last. In each small map a row is a query, a column a key.",
     legend: { title: "attention weight", ...PARTS, tag: ["rounded", "to one pixel and one byte"] },
     axes: () => (across ? ["head", "layer"] : ["layer", "head"]),
@@ -119,7 +119,7 @@ function oneHead(state) {
     return (rows[q] ??= explanation.weights(state.layer, state.head, q));
   };
   return heat(state, {
-    name: "Attention map of the chosen head: a row a query, a column a key; Enter chooses both",
+    name: "Attention map of the chosen head",
     hint: "The weights of each row sum to 1. Choose a cell to see how its weight is computed below.",
     legend: { title: "attention weight", ...PARTS, tag: () => weightTag(state) },
     axes: ["query", "key"],

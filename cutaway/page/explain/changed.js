@@ -18,7 +18,7 @@ export const changed = {
     const name = (c) => (c === 0 ? "embed" : String(c - 1));
     const most = Math.max(1e-9, ...kl.flat());
     const parted = heat(state, {
-      name: "KL divergence of the two lenses: a row a token, a column a block; Enter chooses",
+      name: "KL divergence of the two lenses",
       hint: "KL(base || tuned) of the logit lens.",
       legend: { title: "KL", largest: most, write: (nats) => `${number(nats)} nats`, tag: ["derived"] },
       axes: ["token", "after block"],

@@ -16,7 +16,7 @@ export const embeddings = {
     const detail = make("div");
     const { largest, shown } = explanation.vector_strip;
     const map = heat(state, {
-      name: "Embeddings as colours: a row a token, a column a number",
+      name: "Embeddings as colours",
       hint: `The first ${shown} numbers of what enters the first block; warm is positive, cool negative.`,
       legend: { title: "value", largest, signed: true, write: number, tag: ["rounded", "to 1/127 of the largest"] },
       axes: ["token", `number of its embedding, the first ${shown} of ${explanation.width}`],

@@ -14,7 +14,7 @@ export const features = {
     const { tokens, mapped, active, promotes, sinks } = explanation.features;
     const most = Math.max(1e-9, ...active.flatMap((row) => row.filter((_, t) => !sinks.includes(t))));
     const map = heat(state, {
-      name: "Activation of the strongest features: a row a feature, a column a token; Enter chooses the token",
+      name: "Activation of the strongest features",
       hint: "The features of the largest activations, attention sinks left out.",
       legend: { title: "activation", largest: most, write: number, tag: ["derived"] },
       axes: ["feature", "token"],

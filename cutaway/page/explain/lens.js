@@ -25,7 +25,7 @@ export const lens = {
     const name = (r) => (r === 0 ? "embed" : `block ${r - 1}`);
     const text = (of, r, t) => (of.has(r) ? drawn(explanation.token_texts[of.id(r, t)]) : "");
     const map = heat(state, {
-      name: "The likeliest token after every block: a row a block, a column a position",
+      name: "The likeliest token after every block",
       hint: "Colour is its probability; bold is the final answer.",
       legend: { title: "probability", ...PARTS, strength: () => FAINT, tag: ["derived"] },
       axes: ["after block", "token"],

@@ -15,7 +15,7 @@ export const patch = {
     const blocks = tokens[0].recovered.length;
     const name = ({ text, other_text: other }) => (text === other ? drawn(text) : `${drawn(text)} ← ${drawn(other)}`);
     const map = heat(state, {
-      name: "Effect of each patch: a row a token, a column a block; Enter chooses",
+      name: "Effect of each patch",
       hint: "1: the answer is the other text's; 0: nothing changed.",
       legend: { title: "effect", largest: 1, signed: true, write: (value) => fixed(value, 2), tag: ["derived", "from forward passes"] },
       axes: ["token and the other text's", "after block"],

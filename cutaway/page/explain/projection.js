@@ -59,7 +59,7 @@ function missing(state) {
 function outputMap(state, at, go) {
   let rows = [];
   return heat(state, {
-    name: "Query, key and value of the token, number by number; Enter chooses",
+    name: "Query, key and value of the token, number by number",
     hint: "Choose a number to see how it is computed. The colours of each row go to its own largest number.",
     axes: ["vector, before RoPE", "dimension of the head"],
     rows() {
@@ -85,7 +85,7 @@ function matrixMap(state, at, go) {
   let largest = 1;
   let most = 1;
   return heat(state, {
-    name: "The matrix: above it the vector x, a row of weights for each number it makes; Enter chooses a row",
+    name: "The matrix, and above it the vector x",
     hint: "The first row is x. The colours of x go to its own largest number.",
     axes: () => [`rows of W_${at.matrix}`, `its first ${now?.columns} columns of ${state.explanation.width}`],
     legend: { title: "weight", largest: () => most, signed: true, write: number, tag: ["rounded", "to 1/127 of the largest"] },

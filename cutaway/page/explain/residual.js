@@ -1,7 +1,7 @@
 // The residual stream: its norm, the output norm of each head and MLP, and their contributions to the answer.
 
 import { shade, twoSided } from "../colours.js";
-import { button, fixed, make, marked, number, percent, quoted, signed, table, tokenOf } from "../elements.js";
+import { button, fixed, make, marked, number, percent, quoted, signed, table, tokenOf, total } from "../elements.js";
 import { plot } from "../charts/plot.js";
 import { heat } from "../heat.js";
 
@@ -55,8 +55,8 @@ export function partsMap(state, name, value, colour, say, legend) {
   const has = (r, c) => part(r) === null || r < explanation.heads[c];
   let most = 1;
   const map = heat(state, {
-    name: `${name}: a column a layer, a row a head, the last row the MLP; Enter chooses`,
-    hint: "Layers from left to right, heads from top to bottom, the MLP in the last row.",
+    name,
+    hint: "The MLP is in the last row.",
     legend: { ...legend, largest: () => most },
     axes: ["head", "layer"],
     rows,
@@ -80,17 +80,19 @@ export function partsMap(state, name, value, colour, say, legend) {
   return { ...map, update };
 }
 
+// What a logit is the sum of.
+export function logitParts(caption, { embed, heads, mlps, biases, rest, logit }) {
+  const rows = [["the embedding", embed], ["all heads", heads], ["all MLPs", mlps], ["biases", biases], ["the rest", rest]]
+    .filter(([, value]) => Math.abs(value) > 5e-3).map(([name, value]) => [name, signed(value)]);
+  return table(caption, ["", ["logits", "derived"]], [...rows, marked("sum", ["its logit", fixed(logit, 2)])]);
+}
+
 // The parts of the answer's logit, which sum to it; and the heads of largest contribution.
 function sums(state) {
   const { explanation } = state;
   const { attribution } = explanation;
-  const heads = explanation.heads.reduce((sum, _, i) => sum + explanation.array(`contribution.${i}`).reduce((a, b) => a + b, 0), 0);
-  const mlps = explanation.array("contribution.mlp").reduce((a, b) => a + b, 0);
-  const parts = [["the embedding", attribution.embed], ["all heads", heads], ["all MLPs", mlps]];
-  if (Math.abs(attribution.biases) > 5e-3) parts.push(["biases", attribution.biases]);
-  if (Math.abs(attribution.rest) > 5e-3) parts.push(["the rest", attribution.rest]);
-  const rows = parts.map(([name, value]) => [name, signed(value)]);
-  rows.push(marked("sum", ["its logit", fixed(attribution.logit, 2)]));
+  const heads = total(explanation.heads.map((_, i) => total(explanation.array(`contribution.${i}`))));
+  const mlps = total(explanation.array("contribution.mlp"));
   const best = attribution.heads.map(({ layer, head, contribution, attends_to: t, weight }) => ({
     attributes: t === null ? { class: "row" } : { class: "row", "data-t": t },
     cells: [
@@ -99,7 +101,7 @@ function sums(state) {
     ],
   }));
   return [make("div.two.even",
-    table("The parts of the answer's logit", ["", ["logits", "derived"]], rows),
+    logitParts("The parts of the answer's logit", { ...attribution, heads, mlps }),
     table("The heads of largest contribution",
       ["head", ["logits", "derived"], "attends to", ["weight", "exact"]], best))];
 }

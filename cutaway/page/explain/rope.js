@@ -100,12 +100,14 @@ function rotation(vector, [i, j], position, frequency, magnitude) {
 
 const degrees = (radians) => `${minus(((radians * 180) / Math.PI).toFixed(1))}°`;
 
+const SIDES = ["query", "key"];
+const longest = (shown) => Math.max(...SIDES.map((one) => Math.hypot(...shown[one].after)), 1e-9);
+
 // The hands of the dial when this part of the rotation is done.
 function hands(dial, shown, done) {
-  const longest = Math.max(...["query", "key"].map((one) => Math.hypot(...shown[one].after)), 1e-9);
-  for (const one of ["query", "key"]) {
+  for (const one of SIDES) {
     const { before, angle } = shown[one];
-    const [length, start] = [(Math.hypot(...before) / longest) * 100, Math.atan2(before[1], before[0])];
+    const [length, start] = [(Math.hypot(...before) / longest(shown)) * 100, Math.atan2(before[1], before[0])];
     const now = start + angle * done;
     const hand = dial.querySelector(`.hand.${one}`);
     hand.setAttribute("x2", length * Math.cos(now));
@@ -127,15 +129,14 @@ function arc(start, angle, radius) {
 
 function describe(dial, detail, state, shown) {
   const { explanation } = state;
-  const longest = Math.max(...["query", "key"].map((one) => Math.hypot(...shown[one].after)), 1e-9);
   const ghost = (one) => {
-    const [x, y] = shown[one].before.map((value) => (value / longest) * 100);
+    const [x, y] = shown[one].before.map((value) => (value / longest(shown)) * 100);
     return draw("line", { class: `ghost ${one}`, x1: 0, y1: 0, x2: x, y2: -y });
   };
   const ticks = Array.from({ length: 24 }, (_, i) => draw("line.tick", {
     x1: 104, x2: i % 6 ? 108 : 112, y1: 0, y2: 0, transform: `rotate(${i * 15})`,
   }));
-  const parts = ["key", "query"].flatMap((one) => [
+  const parts = SIDES.toReversed().flatMap((one) => [
     ghost(one), draw("path", { class: `arc ${one}` }), draw("line", { class: `hand ${one}`, x1: 0, y1: 0 })]);
   dial.replaceChildren(draw("circle", { r: 104, class: "face" }), ...ticks, ...parts, draw("circle", { r: 2.5, class: "pin" }));
   dial.setAttribute("aria-label", `The query's pair rotated by ${degrees(shown.query.angle)}, the key's by ${degrees(shown.key.angle)}`);

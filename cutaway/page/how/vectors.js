@@ -1,7 +1,7 @@
 // Words in the embedding table: a map of chosen ones, their neighbours, and an analogy by adding vectors.
 
 import { plot } from "../charts/plot.js";
-import { bar, chooser, fixed, form, make, percent, problem, quoted, remark, table, tag } from "../elements.js";
+import { bar, chooser, fixed, form, labelled, make, percent, problem, quoted, remark, table, tag } from "../elements.js";
 
 export const vectors = {
   title: "Embeddings",
@@ -13,7 +13,7 @@ export const vectors = {
     await update();
     if (!place.source.live) return shown;
     const wrong = problem();
-    const field = (id, name, value) => [make("label", { for: id }, name), make("input", { id, type: "text", value, size: "36", autocomplete: "off" })];
+    const field = (id, name, value) => labelled(name, make("input", { id, type: "text", value, size: "36", autocomplete: "off" }));
     const words = field("words", "words", "king, queen, man, woman, Paris, France, Rome, Italy, dog, cat");
     const analogy = field("analogy", "a, b, c of a − b + c", "Paris, France, Italy");
     const list = ([, input]) => input.value.split(",").map((one) => one.trim()).filter(Boolean);
