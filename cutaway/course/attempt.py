@@ -46,9 +46,7 @@ def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
             command, capture_output=True, text=True, timeout=exercise.seconds, check=False, env=ONE_THREAD
         )
     except subprocess.TimeoutExpired:
-        return Verdict(
-            False, f"it did not end within {exercise.seconds:.0f} seconds: does a loop run for ever?"
-        )
+        return Verdict(False, f"it did not end within {exercise.seconds:.0f} seconds: {exercise.slow}")
     lines = done.stdout.strip().splitlines()
     try:
         return Verdict(**json.loads(lines[-1]))

@@ -43,6 +43,7 @@ def _cut_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield ("Hello, world!",)
     yield ("a  b",)
     yield ("In 1969 it was $12.50...",)
+    yield ("a naïve café: é!",)
     yield ("tabs\tand\nlines  ?!",)
     letters = list("ab 12 ,.!")
     for _ in range(5):
@@ -73,7 +74,7 @@ def _ascii_alone(text: str) -> list[int]:
 
 
 def _utf_8_cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    for text in ("abc", "né", "€", "日本", "🦜", "naïve 🦜 日", ""):
+    for text in ("abc", "né", "€", "日本", "🦜", "naïve 🦜 日", "\x80\u0800\U00010000", ""):
         yield (text,)
 
 
@@ -249,6 +250,7 @@ def _parity_of_all(counts: dict[str, list[int]]) -> dict[str, float]:
 
 def _parity_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield ({"eng": [10, 20], "deu": [15, 30], "tha": [50, 40]},)
+    yield ({"zho": [15, 20], "eng": [20, 20]},)
     yield ({name: [int(one) for one in rng.integers(5, 90, 8)] for name in ("eng", "fra", "hin", "mya")},)
 
 

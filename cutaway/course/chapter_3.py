@@ -51,6 +51,7 @@ def _vocabulary_as_met(words: list[str], size: int) -> list[str]:
 def _vocabulary_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield ["b", "a", "b", "c", "a", "d"], 3
     yield ["z", "y", "x"], 3
+    yield ["The", "the", "the", "a"], 5
     yield _text(rng, 200), 20
 
 
@@ -80,6 +81,7 @@ def _unknown_the_other_way(vocabulary: list[str], words: list[str]) -> float:
 
 def _unknown_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield ["a", "b"], ["a", "c", "c", "c", "b"]
+    yield ["ab", "zz"], ["a", "b", "ab", "q", "q"]
     yield _vocabulary(_text(rng, 300), 15), _text(rng, 200)
 
 
@@ -211,6 +213,10 @@ def _viterbi_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield "aab", {"a": -2.0, "b": -2.0, "aa": -1.0, "ab": -1.5}
     for _ in range(8):
         yield "".join(map(str, rng.choice(list("abc"), 10))), _scores(rng)
+    yield "ab" * 30, {"a": -1.0, "b": -1.5, "ab": -2.0, "ba": -2.25}  # 2^59 cuts
+
+
+SLOW = "are all cuts tried, one by one? A word of 60 letters has 2^59"
 
 
 def _total(word: str, scores: dict[str, float]) -> float:
@@ -358,6 +364,8 @@ cuts takes too long: the best way to reach a place goes through the best way to 
 last piece begins.
 """,
         cases=_viterbi_cases,
+        seconds=20.0,
+        slow=SLOW,
         reference=_viterbi,
         mistakes=(
             Mistake("it takes the longest piece each time: two shorter ones may be likelier", _greedy),
@@ -384,6 +392,8 @@ its pieces' probabilities. There may be thousands of cuts: go from left to right
 where you took the best.
 """,
         cases=_viterbi_cases,
+        seconds=20.0,
+        slow=SLOW,
         reference=_total,
         mistakes=(
             Mistake("that is the best cut's: all cuts add up", _total_of_the_best),

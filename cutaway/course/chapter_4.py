@@ -242,6 +242,7 @@ def _decoded_with_spaces(ids: list[int], tokens: list[bytes]) -> str:
 def _decode_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     singles = [bytes([byte]) for byte in range(256)]
     yield [104, 105], singles
+    yield list(b" hi \n"), singles
     yield list("naïve 🦜".encode()), singles  # a character in several tokens
     yield [*"né".encode()][:2], singles  # half a character at the end
     tokens = [*singles, b"na", b"\xc3\xaf", b"ve"]

@@ -72,7 +72,7 @@ def _softmax_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield (np.array([[0.0, math.log(3.0)]]),)
     yield (rng.normal(size=(4, 6)),)
     yield (rng.normal(size=(3, 3)) * 5,)
-    yield (np.array([[1000.0, 1001.0], [-1000.0, -1002.0]]),)  # e^1000 is no number that fits
+    yield (np.array([[1000.0, 1001.0], [-1000.0, -1002.0], [-1000.0, 1000.0]]),)  # e^1000 does not fit
 
 
 # ---- 6.4 ---------------------------------------------------------------------------------------------------

@@ -261,6 +261,7 @@ def _intensity(rows: int, columns: int, tokens: int, bits: int) -> float:
 def _intensity_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield 576, 576, 1, 16
     yield 2048, 8192, 1, 4
+    yield 64, 64, 1, 6
     yield int(rng.integers(100, 5000)), 1024, 512, 8
 
 

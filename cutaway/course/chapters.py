@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
-from cutaway.course.exercise import Exercise
+from cutaway.course.exercise import Exercise, Mistake
 from cutaway.errors import UserError
 
 
@@ -37,7 +37,18 @@ def chapter(number: int) -> Chapter:
         if error.name != f"cutaway.course.chapter_{number}":
             raise
         raise UserError(f"there is no chapter {number}: `cutaway course` lists them") from None
-    return Chapter(number, module.TITLE, module.QUESTION, tuple(module.EXERCISES))
+    return Chapter(number, module.TITLE, module.QUESTION, tuple(map(_with_more, module.EXERCISES)))
+
+
+def _with_more(exercise: Exercise) -> Exercise:
+    """The exercise with the mistakes that are made of the right answer, after its own."""
+    from cutaway.course.mistakes_blocks import BLOCKS
+    from cutaway.course.mistakes_text import TEXT
+    from cutaway.course.mistakes_vectors import VECTORS
+
+    more = (TEXT | VECTORS | BLOCKS).get(exercise.number, {})
+    made = [Mistake(hint, partial(wrong, exercise.reference)) for hint, wrong in more.items()]
+    return replace(exercise, mistakes=(*exercise.mistakes, *made))
 
 
 def exercise(number: str) -> Exercise:

@@ -50,8 +50,8 @@ class Exercise:
     ``number`` is "6.3". ``name`` and ``parameters`` are the function's; its stub has ``task`` as docstring,
     below ``imports`` and the code that is ``given``. ``cases(rng)`` yields hidden arguments, small ones
     first. ``judge``, instead of a reference, says what is wrong with a result, or None: for exercises that
-    look for something in a real model. ``seconds`` bounds the whole check, ``memory`` the
-    bytes that an answer takes on the last case, where that is the lesson.
+    look for something in a real model. ``seconds`` bounds the whole check, after which the hint asks
+    ``slow``; ``memory`` bounds the bytes that an answer takes on the last case, where that is the lesson.
     """
 
     number: str
@@ -66,6 +66,7 @@ class Exercise:
     mistakes: Sequence[Mistake] = ()
     tolerance: float = 1e-6
     seconds: float = 60.0
+    slow: str = "does a loop run for ever?"
     memory: int | None = None
     imports: str = "import numpy as np"
     given: str = ""  # code that the stub has above the function, for the reader to use
@@ -104,6 +105,7 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
     begun, tried = time.perf_counter(), 0
     failed: list[tuple[Arguments, Any, Any]] = []  # arguments, result, what the reference gives
     last: Arguments = ()
+    of_numbers: list[str] = []
     for arguments in exercise.cases(np.random.default_rng(seed)):
         tried, last = tried + 1, arguments
         given = copy.deepcopy(arguments)
@@ -123,8 +125,12 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
         right = exercise.reference(*copy.deepcopy(arguments))
         if not same(result, right, exercise.tolerance):
             failed.append((arguments, result, right))
+        elif (other := _hint_of_numbers(result, right)) is not None:
+            of_numbers.append(f"{other} (arguments: {described(arguments)})")
     if failed:
         return Verdict(False, _hint_of_difference(exercise, failed), tried)
+    if of_numbers:
+        return Verdict(False, of_numbers[0], tried)
     large = _hint_of_memory(exercise, answer, last)
     return Verdict(large is None, large or "", tried, time.perf_counter() - begun)
 
@@ -174,6 +180,25 @@ def _hint_of_any(exercise: Exercise, arguments: Arguments, given: Arguments, res
         return f"the result should have {len(right)} parts, and is of type {type(result).__name__}"
     elif isinstance(right, tuple) and len(right) != len(result):
         return f"the result should have {len(right)} parts, and has {len(result)}"
+    elif isinstance(right, tuple):
+        for n, (part, own) in enumerate(zip(result, right, strict=True), 1):
+            if isinstance(own, np.ndarray) and np.shape(part) != own.shape:
+                return f"part {n} of the result has shape {np.shape(part)}, and {own.shape} is asked for"
+    elif isinstance(right, list) and not isinstance(result, list | tuple | np.ndarray):
+        return f"the result should be of type list, and is {type(result).__name__}"
+    return None
+
+
+def _hint_of_numbers(result: Any, right: Any) -> str | None:
+    """What is wrong with the kind of numbers, whose values are right: booleans and whole numbers index."""
+    if isinstance(right, tuple):
+        return next(filter(None, map(_hint_of_numbers, result, right)), None)
+    if not isinstance(right, np.ndarray):
+        return None
+    found = np.asarray(result).dtype
+    for kind, name in ((np.bool_, "booleans, True or False"), (np.integer, "whole numbers")):
+        if np.issubdtype(right.dtype, kind) and not np.issubdtype(found, kind):
+            return f"the values are right, but the entries should be {name}, and are {found}"
     return None
 
 

@@ -180,6 +180,7 @@ def _vote_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield (["7", "12", "12", None],)
     yield ([None, None, None, "5"],)
     yield ([None, None],)
+    yield (["", "", "", "5", "5", "100"],)
     yield (["b", "a", "b", "a", "a longer one"],)
     for _ in range(3):
         yield ([None if one == 3 else f"{10**one}" for one in rng.integers(0, 4, 9)],)

@@ -67,7 +67,7 @@ def swung(rotary: rope.Config, distance: int, length: int = 0) -> float:
 
 def schemes(config: Any) -> list[Scheme]:
     """The different position encodings of a model's layers. UserError where none acts on a distance."""
-    found: dict[tuple[Any, int], list[int]] = {}
+    found: dict[tuple[rope.Config | alibi.Config, int], list[int]] = {}
     for layer, block in enumerate(config.blocks):
         own = getattr(block.attention, "position", None)
         if own is None and isinstance(getattr(block.attention, "relative", None), alibi.Config):
@@ -82,8 +82,10 @@ def schemes(config: Any) -> list[Scheme]:
     made = []
     for (own, heads), layers in found.items():
         which = f", {len(layers)} layers from {layers[0]}" if len(found) > 1 else ""
-        rotary = own if isinstance(own, rope.Config) else None
-        made.append(Scheme(which, rotary, () if rotary else tuple(own.slopes(heads))))
+        if isinstance(own, rope.Config):
+            made.append(Scheme(which, own))
+        else:
+            made.append(Scheme(which, lowered=tuple(own.slopes(heads))))
     return made
 
 
@@ -99,7 +101,8 @@ def pairs(rotary: rope.Config, length: int) -> list[list[float]]:
     """Of some pairs, fastest first: their number, radians a token, and the tokens of a whole turn."""
     speeds = rotary.frequencies(length)[: rotary.size // rotary.copies // 2]
     chosen = sorted({round(n) for n in np.linspace(0, len(speeds) - 1, min(PAIRS, len(speeds)))})
-    return [[n, float(speeds[n]), 2 * math.pi / speeds[n] if speeds[n] else math.inf] for n in chosen]
+    turns = [(n, float(speeds[n])) for n in chosen]
+    return [[n, speed, 2 * math.pi / speed if speed else math.inf] for n, speed in turns]
 
 
 def plot(curves: Sequence[Curve], added: bool) -> Plot:

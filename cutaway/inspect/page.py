@@ -14,7 +14,7 @@ VIEWS = (
 ENTRY, STYLES = "explain/main.js", ("charts.css", "explain/explain.css", "explain/file.css")
 BODY = """<a class="skip" href="#views">Skip to the explanation</a>
 <header id="head"></header>
-<div id="strip"></div>
+<div id="strip" role="region" aria-label="The text's tokens"></div>
 <main id="views" tabindex="-1"><p class="wait">Loading the explanation …</p></main>
 <footer id="foot"></footer>"""
 

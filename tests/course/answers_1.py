@@ -104,7 +104,7 @@ WRONG = {
     "1.3": [
         (lambda c: -np.log(c).mean(), "e^loss"),
         (lambda c: 1 / np.mean(c), "of their logarithms"),
-        (lambda c: 2 ** (-np.log(c).mean()), "differs"),
+        (lambda c: 2 ** (-np.log(c).mean()), "the loss is in ln: the perplexity"),
         (lambda c: np.exp(np.log(c).mean()), "upside down"),
         (lambda c: np.prod(c) ** (1 / len(c)), "1 or more"),
         (lambda c: np.prod(c) ** (-1 / len(c)), "add logarithms"),
@@ -115,7 +115,7 @@ WRONG = {
         (lambda i, w: i[1:], "user's tokens are learned too"),
         (lambda i, w: [a if b else -100 for a, b in zip(i[1:], w, strict=False)], "not whose is read"),
         (lambda i, w: [a for a, b in zip(i[1:], w[1:], strict=True) if b], "every place"),
-        (lambda i, w: [a if b else 0 for a, b in zip(i[1:], w[1:], strict=True)], "differs"),
+        (lambda i, w: [a if b else 0 for a, b in zip(i[1:], w[1:], strict=True)], "-100, not 0"),
         (
             lambda i, w: [a if b else -100 for a, b in zip(i[:-1], w[1:], strict=True)],
             "the target is the next",
@@ -139,7 +139,7 @@ WRONG = {
     ],
     "1.7": [
         (lambda a: max(a, key=a.count), "does not vote"),
-        (lambda a: next((x for x in a if x), "no answer"), "first answer"),
+        (lambda a: next((x for x in a if x is not None), "no answer"), "first answer"),
         (lambda a: sorted(x for x in a if x)[0] if any(a) else "no answer", "differs"),
         (lambda a: a.count(vote(a)), "type str"),
         (lambda a: max(a, key=a.count) or "no answer", "does not vote"),

@@ -129,9 +129,9 @@ WRONG = {
     ],
     "4.4": [
         (lambda word, merges: list(word), "could still be merged"),
-        (lambda word, merges: _slowly(word, merges[::-1]), "differs"),
+        (lambda word, merges: _slowly(word, merges[::-1]), "it takes the pair that was"),
         (lambda word, merges: _slowly(word[:-1], merges), "must spell the word"),
-        (lambda word, merges: ["".join(_slowly(word, merges))], "differs"),
+        (lambda word, merges: ["".join(_slowly(word, merges))], "the word is one token: only pairs"),
     ],
     "4.5": [
         (lambda ids, t: "".join(t[i].decode("utf-8", "replace") for i in ids), "by itself"),

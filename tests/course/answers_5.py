@@ -71,7 +71,7 @@ WRONG = {
     "5.1": [
         (lambda t, i: np.eye(len(t))[i], "one-hot"),
         (lambda t, i: t[i].mean(0), "shape"),
-        (lambda t, i: t[[n - 1 for n in i]], "differs"),
+        (lambda t, i: t[[n - 1 for n in i]], "the ids are off by one: id 0 is"),
         (lambda t, i: t[:, i].T, "columns"),
     ],
     "5.2": [
@@ -108,6 +108,6 @@ WRONG = {
         (lambda t, r, k: [r, *nearest(t, r, k - 1)], "itself is left out"),
         (lambda t, r, k: nearest(t, r, k)[::-1], "comes first"),
         (lambda t, r, k: [n for n in np.argsort(-(t @ t[r])).tolist() if n != r][:k], "long rows win"),
-        (lambda t, r, k: nearest(t, r, k + 1), "differs"),
+        (lambda t, r, k: nearest(t, r, k + 1), "there is one too"),
     ],
 }

@@ -63,7 +63,7 @@ WRONG = {
     "8.1": [
         (lambda x, w, e: rms_norm(x, w, e / x.shape[1]) / x.shape[1] ** 0.5, "root of the mean"),
         (lambda x, w, e: rms_norm(x - x.mean(1, keepdims=True), w, e), "layer norm"),
-        (lambda x, w, e: rms_norm(x, np.ones_like(w), e), "differs"),
+        (lambda x, w, e: rms_norm(x, np.ones_like(w), e), "the weight is"),
         (lambda x, w, e: x / np.sqrt(np.mean(x**2) + e) * w, "each has its own"),
         (lambda x, w, e: rms_norm(x, w, e)[0], "shape"),
     ],
@@ -77,7 +77,7 @@ WRONG = {
         (lambda x, n, a, m, p: p(m(a(n(x)))), "residual is missing"),
         (lambda x, n, a, m, p: x + a(n(x)) + p(m(x)), "parallel block"),
         (lambda x, n, a, m, p: m(n(x + a(x)) + p(n(x + a(x)))), "post-norm"),
-        (lambda x, n, a, m, p: block(x, m, a, n, p), "differs"),
+        (lambda x, n, a, m, p: block(x, m, a, n, p), "the norms are"),
     ],
     "8.4": [
         (lambda v, w, y, h, g, s, n, t: parameters(v, w, y, h, g, s, n, not t), "unembedding"),
@@ -89,7 +89,7 @@ WRONG = {
         (lambda x, w, a, b, s: x @ (w + s * b @ a).T, "alpha / r"),
         (lambda x, w, a, b, s: x @ (s / len(a) * b @ a).T, "on top"),
         (lambda x, w, a, b, s: x @ (w + b @ a).T, "scale is missing"),
-        (lambda x, w, a, b, s: x @ (w + s / x.shape[1] * b @ a).T, "differs"),
+        (lambda x, w, a, b, s: x @ (w + s / x.shape[1] * b @ a).T, "the scale is alpha over the"),
     ],
     "8.6": [
         (lambda s, k: (route(s, k)[0], np.exp(s[:, :k])), "sum to 1"),

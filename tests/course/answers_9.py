@@ -79,7 +79,7 @@ WRONG = {
     "9.4": [
         (lambda w: w, "nothing is permuted"),
         (lambda w: w.reshape(2, -1, w.shape[1]).swapaxes(0, 1).reshape(w.shape), "other way"),
-        (lambda w: np.concatenate([w[1::2], w[0::2]]), "differs"),
+        (lambda w: np.concatenate([w[1::2], w[0::2]]), "the second numbers of the pairs"),
         (lambda w: np.concatenate([w[0::2], w[0::2]]), "appear once"),
     ],
     "9.5": [
@@ -92,6 +92,6 @@ WRONG = {
         (lambda k, b: b ** ((k - 2) / k), "2 pi radians"),
         (lambda k, b: 2 * math.pi * b, "size/2 - 1"),
         (lambda k, b: 2 * math.pi, "fastest pair"),
-        (lambda k, b: 360 * b ** ((k - 2) / k), "differs"),
+        (lambda k, b: 360 * b ** ((k - 2) / k), "a turn is 2 pi radians, not 360"),
     ],
 }

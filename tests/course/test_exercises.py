@@ -112,6 +112,32 @@ def test_the_list_fits_a_terminal(
     assert max(map(len, lines)) < 80 and "     4.1   passed   Count the pairs of neighbours" in lines
 
 
+@pytest.mark.parametrize(
+    ("number", "answer", "hint"),
+    [
+        ("7.2", lambda n: np.tril(np.ones((n, n))), "should be booleans, True or False, and are float64"),
+        ("2.5", lambda r, p: tuple(1.0 * one for one in ANSWERS["2.5"].pad(r, p)), "should be whole numbers"),
+        (
+            "2.5",
+            lambda r, p: tuple(one[:1] for one in ANSWERS["2.5"].pad(r, p)),
+            "part 1 of the result has shape",
+        ),
+        ("2.2", lambda text: text.encode(), "should be of type list, and is bytes"),
+        ("3.1", lambda words, size: set(words), "should be of type list, and is set"),
+    ],
+)
+def test_the_kind_of_a_result_is_named(number: str, answer: Callable[..., Any], hint: str) -> None:
+    assert hint in check(EXERCISES[number], answer, attempt.SEED).hint
+
+
+def test_trying_all_cuts_is_named_as_slow(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    (tmp_path / "own.py").write_text("def best_cut(word, scores):\n    while True: pass\n")
+    verdict = attempt.judged(replace(EXERCISES["3.5"], seconds=0.5), tmp_path / "own.py")
+    assert "are all cuts tried, one by one?" in verdict.hint
+
+
 def test_a_fault_of_the_first_cases_is_not_named_by_the_last() -> None:
     verdict = check(EXERCISES["1.3"], lambda chances: np.exp(-np.log(chances).sum()), attempt.SEED)
     assert verdict.hint == "the sum is taken where the mean is asked for", "both overflow on a long text"

@@ -1,0 +1,209 @@
+"""More faults that newcomers make in chapters 8 and 9: by exercise, each hint with the function that has it.
+
+A function gets the library's own as its first argument, ``right``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cutaway.course.mistakes_text import Faults
+from cutaway.course.mistakes_vectors import sigmoid
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
+
+
+def _over(x: np.ndarray, size: Any, weight: np.ndarray) -> np.ndarray:
+    return x / size * weight
+
+
+def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    return _over(x, np.sqrt((x**2).mean(-1, keepdims=True) + eps), weight)
+
+
+def _rotated(x: np.ndarray, a: np.ndarray, mix: Callable[..., tuple[Any, Any]]) -> np.ndarray:
+    return np.concatenate(mix(*np.split(x, 2, 1), np.cos(a), np.sin(a)), 1)
+
+
+def _yarn(right: Any, size: int, base: float, factor: float, original: int, **changed: Any) -> np.ndarray:
+    """YaRN with a part of it changed: how a number of turns becomes a pair, or the ramp between two pairs."""
+
+    def pair(turns: float) -> float:
+        return size * changed.get("log", math.log)(original / (turn * turns)) / (2 * math.log(base))
+
+    turn = changed.get("turn", 2 * math.pi)
+    down, up = (math.floor, math.ceil) if changed.get("whole", True) else (float, float)
+    low, high = max(down(pair(32)), 0), min(up(pair(1)), size - 1)
+    plain = base ** (-2 * np.arange(size // 2) / size)
+    slowed = np.clip((np.arange(size // 2) - low) / (high - low), 0, 1)
+    if changed.get("hard"):
+        slowed = (2 * math.pi / plain >= original).astype(float)
+    return (1 - slowed) * plain + slowed * plain / factor
+
+
+BLOCKS: Faults = {
+    "8.1": {
+        "the mean is over the tokens: it is over a vector's own numbers": lambda right, x, w, e: _over(
+            x, np.sqrt((x**2).mean(0) + e), w
+        ),
+        "1 is added to the weight": lambda right, x, w, e: right(x, w + 1, e),
+        "the weight is missing": lambda right, x, w, e: right(x, np.ones_like(w), e),
+        "that is the standard deviation: the mean is not taken off": lambda right, x, w, e: _over(
+            x, x.std(1, keepdims=True) + e, w
+        ),
+        "it is the mean without signs: squares, their mean, its root": lambda right, x, w, e: _over(
+            x, np.abs(x).mean(1, keepdims=True) + e, w
+        ),
+        "eps is missing": lambda right, x, w, e: right(x, w, 0),
+        "it divides by the weight: it multiplies": lambda right, x, w, e: right(x, 1 / w, e),
+        "eps is added to the sum of squares, and not to their mean": lambda right, x, w, e: right(
+            x, w, e / x.shape[1]
+        ),
+    },
+    "8.2": {
+        "silu is missing: gate and up are multiplied as they are": lambda right, x, g, u, d: (
+            ((x @ g.T) * (x @ u.T)) @ d.T
+        ),
+        "that is GELU: silu is g / (1 + e^-g)": lambda right, x, g, u, d: (
+            (x @ g.T * (1 + np.tanh(0.79788 * (x @ g.T + 0.044715 * (x @ g.T) ** 3))) / 2 * (x @ u.T)) @ d.T
+        ),
+        "up is missing": lambda right, x, g, u, d: _silu(x @ g.T) @ d.T,
+        "x is added: the block does that, and not the MLP": lambda right, x, g, u, d: x + right(x, g, u, d),
+        "silu is of the gate alone, and not of the product": lambda right, x, g, u, d: (
+            _silu((x @ g.T) * (x @ u.T)) @ d.T
+        ),
+        "that is the tanh: silu is g / (1 + e^-g)": lambda right, x, g, u, d: (
+            (np.tanh(x @ g.T) * (x @ u.T)) @ d.T
+        ),
+        "the sign of the exponent is wrong: e^-g": lambda right, x, g, u, d: (
+            (x @ g.T * sigmoid(-(x @ g.T)) * (x @ u.T)) @ d.T
+        ),
+    },
+    "8.3": {
+        "the second residual is missing: the MLP adds to the stream": lambda right, x, n, a, m, p: p(
+            m(x + a(n(x)))
+        ),
+        "the norms are missing": lambda right, x, n, a, m, p: x + a(x) + p(x + a(x)),
+        "attention comes first, then the MLP": lambda right, x, n, a, m, p: x + p(m(x)) + a(n(x + p(m(x)))),
+        "what attention added is lost: the MLP adds to the new stream": lambda right, x, n, a, m, p: (
+            x + p(m(x + a(n(x))))
+        ),
+        "the norms are exchanged": lambda right, x, n, a, m, p: right(x, m, a, n, p),
+        "the MLP is missing": lambda right, x, n, a, m, p: x + a(n(x)),
+        "the first norm is used twice: the MLP has its own": lambda right, x, n, a, m, p: right(
+            x, n, a, n, p
+        ),
+    },
+    "8.4": {
+        "the last norm is missing": lambda right, v, d, *g: right(v, d, *g) - d,
+        "a layer has two norms": lambda right, v, d, y, *g: right(v, d, y, *g) - y * d,
+        "the embedding is missing": lambda right, v, d, *g: right(v, d, *g) - v * d,
+        "there are no biases": lambda right, v, d, y, h, g, s, n, t: (
+            right(v, d, y, h, g, s, n, t) + y * (2 * n + d + 2 * h * s)
+        ),
+        "one layer is counted: there are `layers`": lambda right, v, d, y, *g: right(v, d, 1, *g),
+        "W_q and W_o are width by heads times size": lambda right, v, d, y, h, g, s, n, t: (
+            right(v, d, y, h, g, s, n, t) + 2 * y * d * (d - h * s)
+        ),
+        "W_k and W_v are two matrices": lambda right, v, d, y, h, g, s, n, t: (
+            right(v, d, y, h, g, s, n, t) - y * d * g * s
+        ),
+    },
+    "8.5": {
+        "it multiplies by r: the scale is alpha / r": lambda right, x, w, a, b, s: right(
+            x, w, a, b, s * len(a) ** 2
+        ),
+        "the scale is alpha over the width: r is the number of rows of a": lambda right, x, w, a, b, s: right(
+            x, w, a, b, s * len(a) / x.shape[1]
+        ),
+        "the scale is alpha over the rows of b: r is the number of rows of a": lambda right, x, w, a, b, s: (
+            right(x, w, a, b, s * len(a) / len(b))
+        ),
+        "the weight is scaled, and the addition is not": lambda right, x, w, a, b, s: (
+            x @ w.T * s / len(a) + x @ a.T @ b.T
+        ),
+    },
+    "8.6": {
+        "the scores are divided by their sum: a softmax takes e to the score first": lambda right, s, k: (
+            right(s, k)[0],
+            (chosen := np.take_along_axis(s, right(s, k)[0], 1)) / chosen.sum(1, keepdims=True),
+        ),
+    },
+    "8.7": {
+        "eps is missing": lambda right, s, n, u, e: right(s, n, u, 0),
+        "the norm is over the layers: each layer's vector has its own": lambda right, s, n, u, e: (
+            _over(s, np.sqrt((s**2).mean(0) + e), n) @ u.T
+        ),
+        "it divides by the length: it is the mean of squares, not their sum": lambda right, s, n, u, e: (
+            _over(s, np.linalg.norm(s, axis=1, keepdims=True), n) @ u.T
+        ),
+        "the norm comes before the unembedding": lambda right, s, n, u, e: _norm(s @ u.T, np.ones(len(u)), e),
+        "the layers are added up: the stream is a sum already": lambda right, s, n, u, e: right(
+            np.cumsum(s, 0), n, u, e
+        ),
+        "the mean is taken off: that is layer norm": lambda right, s, n, u, e: right(
+            s - s.mean(1, keepdims=True), n, u, e
+        ),
+    },
+    "8.8": {
+        "that is how many operations there are: for each byte of the weights": lambda right, r, c, t, b: (
+            2 * r * c * t
+        ),
+        "that is how many bytes there are: operations for each of them": lambda right, r, c, t, b: (
+            r * c * b / 8
+        ),
+        "it is a whole division": lambda right, r, c, t, b: right(r, c, t, b) // 1,
+    },
+    "9.2": {
+        "sine and cosine are exchanged": lambda right, x, a: _rotated(
+            x, a, lambda u, v, c, s: (u * s - v * c, u * c + v * s)
+        ),
+        "the two halves of the result are exchanged": lambda right, x, a: np.roll(
+            right(x, a), x.shape[1] // 2, 1
+        ),
+        "it is rotated twice": lambda right, x, a: right(x, 2 * a),
+        "the halves of the result are interleaved: number i and i + d/2 are a pair": lambda right, x, a: (
+            right(x, a).reshape(len(x), 2, -1).swapaxes(1, 2).reshape(x.shape)
+        ),
+    },
+    "9.3": {
+        "the base is given: it is not always 10,000": lambda right, q, k, d, b: right(q, k, d, 10_000.0),
+        "the angle is that of twice the distance": lambda right, q, k, d, b: right(
+            q, k, 2 * np.asarray(d), b
+        ),
+    },
+    "9.4": {
+        "the second numbers of the pairs come first": lambda right, w: np.concatenate([w[1::2], w[0::2]]),
+        "neighbours are exchanged: the first numbers of all pairs come first": lambda right, w: w[
+            np.arange(len(w)) ^ 1
+        ],
+        "the halves are exchanged: the rows are interleaved": lambda right, w: np.roll(w, len(w) // 2, 0),
+    },
+    "9.5": {
+        "the pairs are not made whole: low is rounded down, high up": lambda right, *g: _yarn(
+            right, *g, whole=False
+        ),
+        "the logarithm of the turns is to base 10, and that of the base natural": lambda right, *g: _yarn(
+            right, *g, log=math.log10
+        ),
+        "a turn is 2 pi radians, which is missing": lambda right, *g: _yarn(right, *g, turn=1.0),
+        "pairs are slowed or not: between low and high they are slowed in part": lambda right, *g: _yarn(
+            right, *g, hard=True
+        ),
+    },
+    "9.6": {
+        "that is the angle of one token: the tokens of a whole turn are asked for": lambda right, k, b: (
+            2 * math.pi / right(k, b)
+        ),
+        "it is rounded": lambda right, k, b: float(int(right(k, b))),
+        "a turn is 2 pi radians, not 360 degrees": lambda right, k, b: right(k, b) * 180 / math.pi,
+        "it is divided by 2 pi twice": lambda right, k, b: right(k, b) / (2 * math.pi) ** 2,
+        "the slowest pair is number size/2 - 1": lambda right, k, b: 2 * math.pi * b ** ((k - 1) / k),
+    },
+}
