@@ -554,6 +554,9 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
     assert same.startswith("same: tuned is right in 80%, not separated from base (p ")
     page = (tmp_path / "run" / card.PAGE).read_text()
     assert "not shown to be better than chance" in page and "Model card" in page
+    assert page.count("No stage of this pipeline has to do with it.") == 3, (
+        "it trained, attacked and read nothing"
+    )
     text = (tmp_path / "run" / card.TEXT).read_text()
     assert "| skill | 10% | 0% (75% to 100%) | 95% (75% to 100%) | 20 |" in text
     assert json.loads((tmp_path / "run" / card.JSON).read_text())["verdicts"] == found["verdicts"]

@@ -401,7 +401,9 @@ def markdown(found: dict[str, Any]) -> str:
     lines += ["", f"{len(found['points'])} runs, residuals to {worst:.2%}. {largest} ({left['error']:+.2%})."]
     for point in found["held_out"]:
         low, high = point["predicted"]["interval"]
-        made = f"Held out: {point['n']:,} weights after {point['d']:,} tokens reached {point['loss']:.4f}"
+        made = (
+            f"Held out: {point['n']:,.0f} weights after {point['d']:,.0f} tokens reached {point['loss']:.4f}"
+        )
         lines.append(f"{made}, predicted {point['predicted']['value']:.4f} ({low:.4f} to {high:.4f}).")
     asked = f"At {best['compute']:.3g} floating-point operations, {ratio:.2g} times those of the largest run"
     lines += [

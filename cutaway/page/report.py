@@ -112,6 +112,7 @@ def _rendered(markdown: str) -> str:
     made = made.replace(
         ' style="text-align:right"', ' class="number"'
     )  # the policy allows no style of its own
+    made = made.replace("<pre>", '<pre tabindex="0">')
     return made.replace("<table>", '<div class="wide" tabindex="0"><table>').replace(
         "</table>", "</table></div>"
     )

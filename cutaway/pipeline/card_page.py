@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as escaping
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cutaway.page import report
@@ -27,19 +27,20 @@ def _parts(found: Mapping[str, Any]) -> Iterator[report.Part]:
         yield report.Html(f"<ul>{''.join(f'<li>{escaping.escape(one)}' for one in found['verdicts'])}</ul>")
     yield from _scores(found["scores"])
     yield from _samples(found["samples"])
-    yield _heading("How it learned")
     plots = [plot for stage in found["stages"] for plot in _curves(stage)]
-    if plots:
-        yield report.Grid(plots)
-    yield _heading("What it can be trusted with")
-    yield from _trust(found)
-    yield _heading("What went in")
-    yield from _data(found)
+    yield from _section("How it learned", [report.Grid(plots)] if plots else [])
+    yield from _section("What it can be trusted with", _trust(found))
+    yield from _section("What went in", _data(found))
     yield _heading("What it cost")
     yield from _costs(found)
     yield _heading("Model card")
     yield report.Text(_model_card(found))
     yield report.Fold("The card as data", json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def _section(name: str, parts: Iterable[report.Part]) -> Iterator[report.Part]:
+    yield _heading(name)
+    yield from list(parts) or [report.Text("No stage of this pipeline has to do with it.")]
 
 
 def _heading(text: str) -> report.Html:

@@ -150,7 +150,7 @@ def card(file: Path) -> None:
         tasks = {
             task: {
                 "acc": right / 20,
-                "acc_interval": [right / 20 - 0.2, right / 20 + 0.2],
+                "acc_interval": [max(0.0, right / 20 - 0.2), right / 20 + 0.2],
                 "n": 20,
                 "chance": 0.25,
             }

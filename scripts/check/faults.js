@@ -1,7 +1,9 @@
 () => {
   const found = new Set();
   if (document.documentElement.scrollWidth > innerWidth) found.add(`wider than the screen by ${document.documentElement.scrollWidth - innerWidth}`);
-  const colour = (text) => (text.match(/[\d.]+/g) ?? []).map(Number);
+  for (const one of document.querySelectorAll("body *:not([tabindex])")) {
+    if (getComputedStyle(one).overflowX === "auto" && one.scrollWidth > one.clientWidth + 1) found.add(`scrolls sideways: ${one.tagName} ${one.id} ${one.className}`);
+  }
   const luminance = (rgb) => rgb.slice(0, 3).map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });

@@ -20,7 +20,7 @@ export const changed = {
     const parted = heat(state, {
       name: "KL divergence of the two lenses",
       hint: "KL(base || tuned) of the logit lens.",
-      legend: { title: "KL", largest: most, write: (nats) => `${number(nats)} nats`, tag: ["derived"] },
+      legend: { title: "KL, nats", largest: most, write: number, tag: ["derived"] },
       axes: ["token", "after block"],
       rows: tokens.length,
       columns: stages.length,
