@@ -62,7 +62,7 @@ def test_an_mtp_head_is_the_definitions(name: str):
     """After any cut, and after its own hidden states in place of the model's."""
     of = with_head(name)
     entries = tiny.tensors(of)
-    engine, model = RuntimeEngine(of, entries), tiny.definition(of, entries).model
+    engine, model = RuntimeEngine(of, entries, 1), tiny.definition(of, entries).model
     _, values = engine.observe([IDS], [engine.new_state()], ["norm"])
     head = MTPHead(engine, of, entries)
     (ids, hidden), first = (IDS[1:], head.hidden(values)[:-1]), None
@@ -192,7 +192,7 @@ def target(layers: int = 6) -> tuple[Decoder, Any]:
 def test_an_eagle3_head_is_the_published_equations(form: str, tmp_path: Path):
     folder, weights = folder_of(tmp_path, form)
     of, entries = target()
-    engine = RuntimeEngine(of, entries)
+    engine = RuntimeEngine(of, entries, 1)
     assert eagle3.is_head(folder)
     head = EagleHead(engine, of, entries, eagle3.read(folder))
     own = form == "speculators"
@@ -219,12 +219,12 @@ def proposer(kind: str, root: Path) -> tuple[RuntimeEngine, HeadProposer]:
     """A model, and what drafts for it by a head: mostly wrong, as all weights are random."""
     if kind == "eagle3":
         of, entries = target()
-        engine = RuntimeEngine(of, entries)
+        engine = RuntimeEngine(of, entries, 1)
         head: DraftHead = EagleHead(engine, of, entries, eagle3.read(folder_of(root, "speculators")[0]))
     else:
         of = with_head(kind)
         entries = tiny.tensors(of)
-        engine = RuntimeEngine(of, entries)
+        engine = RuntimeEngine(of, entries, 1)
         head = MTPHead(engine, of, entries)
     return engine, HeadProposer(head, 101)
 
@@ -251,7 +251,7 @@ def test_a_heads_drafts_change_no_bit(kind: str, tmp_path: Path):
     """Alone and in a batch, greedy and drawn, pages shared, and a recurrence that comes back."""
     if kind == "falcon-h1":  # without heads: what a recurrence forgets is read again, whatever drafts
         of = tiny.config(kind)
-        engine, made = RuntimeEngine(of, tiny.tensors(of)), None
+        engine, made = RuntimeEngine(of, tiny.tensors(of), 1), None
     else:
         engine, made = proposer(kind, tmp_path)
     cut = SamplingParams(max_tokens=20, temperature=0.9, min_p=0.05, repetition_penalty=1.3, seed=3)
@@ -334,7 +334,10 @@ def test_a_language_model_drafts_by_its_own_head_and_keeps_it(tmp_path: Path):
 
 def test_heads_that_do_not_fit_are_refused(tmp_path: Path):
     of, entries = target()
-    engine = RuntimeEngine(of, entries)
+    engine = RuntimeEngine(of, entries, 1)
+    _, made = proposer("llama", tmp_path)
+    with pytest.raises(UserError, match="another engine answers"):
+        generate(tiny.definition(of, entries), Words(), [1], SamplingParams(), None, Drafting(made))
     with pytest.raises(UserError, match="no heads that predict further tokens"):
         MTPHead(engine, of, entries)
     folder, weights = folder_of(tmp_path, "safeailab")
@@ -342,7 +345,7 @@ def test_heads_that_do_not_fit_are_refused(tmp_path: Path):
     head = eagle3.read(folder)
     short = replace(of, blocks=of.blocks[:3])
     with pytest.raises(UserError, match="three layers that a model of 3 layers"):
-        EagleHead(RuntimeEngine(short, entries), short, entries, head)
+        EagleHead(RuntimeEngine(short, entries, 1), short, entries, head)
     for key, value, why in (
         ("vocab_size", 100, "different ids of 100|a head for 100 ids, and the model has 101"),
         ("num_hidden_layers", 2, "2 layers, and EAGLE-3 heads of one"),

@@ -37,6 +37,8 @@ def generate(
     settings.check(vocab_size(engine, tokenizer))
     if drafting is not None and not isinstance(engine, AllLogits):
         raise UserError("This engine does not read several tokens at once, so it cannot verify drafts")
+    if drafting is not None and drafting.proposer.watches and not hasattr(engine, "observe"):
+        raise UserError("A head drafts from hidden states that the runtime shows, and another engine answers")
     ids = check_prompt(prompt_ids, tokenizer, engine)
     output = SequenceOutput(engine, tokenizer, ids, settings, constraint)
     return _pieces(output, state or Session(engine), drafting)

@@ -122,7 +122,8 @@ class Session:
             self._state.truncate(length)
         except UserError:  # a sliding window has dropped what the shorter text needs
             return False
-        del self._ids[self._state.length :]  # of a recurrence fewer: it came back to where it was marked
+        held: Any = self._state
+        del self._ids[held.length :]  # of a recurrence fewer: it came back to where it was marked
         return True
 
     def _reset(self) -> None:

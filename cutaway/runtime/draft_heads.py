@@ -38,11 +38,12 @@ class Product:
     def __init__(self, name: str, packed: Packed, threads: int | None) -> None:
         if packed.type not in packed_product.TYPES:
             raise UserError(f"The runtime does not run this head: its {name} is stored as {packed.type}")
-        self.type, (self.rows, self.columns) = packed.type, packed.shape
+        self.type, (rows, columns) = packed.type, packed.shape
+        self.rows, self.columns = rows, columns
         self.threads = library.threads() if threads is None else threads
-        self.panels = packed_product.lined(packed_product.packed_bytes(packed.type, *packed.shape))
+        self.panels = packed_product.lined(packed_product.packed_bytes(packed.type, rows, columns))
         data = np.ascontiguousarray(packed.data)
-        packed_product.pack(packed.type, *packed.shape, data.reshape(self.rows, -1), self.panels)
+        packed_product.pack(packed.type, rows, columns, data, self.panels)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """float32 [t rows] of x [t columns]."""
