@@ -24,6 +24,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 ROOT = Path(__file__).parents[2]
 SIDEBAR = ".sidebar-tree"  # the list of all pages, the same on each: it is judged where a folder begins
+DRAWN = "!document.querySelector('main > .wait')"  # a view has drawn its recorded trace
 WIDE, PHONE, HEIGHT = 1400, 400, 900  # pixels
 LATEX = re.compile(r"\\[\[(]|\$\$|\\(?:frac|sum|text|mathrm|cdot|sqrt|left|begin|theta|ln|tanh|log)\b")
 NO_PROSE = ("script", "style", "pre", "code", "annotation")
@@ -119,6 +120,7 @@ def faults(folder: Path, word: str = "") -> Iterator[str]:
             tab.set_viewport_size({"width": WIDE, "height": HEIGHT})
             tab.emulate_media(color_scheme="light")
             tab.goto(path.as_uri())
+            tab.wait_for_function(DRAWN)
             tab.evaluate(axe)
             found = [*_looks(tab, SIDEBAR if path.name != "index.html" else ""), *noted]
             noted.clear()
