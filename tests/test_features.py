@@ -19,7 +19,15 @@ from cutaway.cli import main
 from cutaway.commands import serve, serve_options
 from cutaway.commands.serve_options import Several
 from cutaway.errors import UserError
-from cutaway.inspect import dictionaries, feature_labels, features, sae_check, sae_folders, sae_training
+from cutaway.inspect import (
+    dictionaries,
+    feature_labels,
+    features,
+    sae_check,
+    sae_folders,
+    sae_formats,
+    sae_training,
+)
 from cutaway.inspect.activations import Activations
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.features import Scan
@@ -98,6 +106,28 @@ def test_a_dictionary_of_another_model_is_refused(
     given = serve_options.Loading(features=(str(tmp_path / "none"),))
     with pytest.raises(UserError, match="there is no such folder"):
         serve.Loader((str(folder / "tiny.gguf"),), given, Several(), Limits()).models()
+
+
+def test_another_tools_folder_is_read_too_and_damaged_ones_are_refused(folder: Path, tmp_path: Path) -> None:
+    lm, names = cutaway.load(folder / "tiny.gguf"), ("blocks.1.out",)
+    width = lm.config.width
+    of = {"W_enc": np.ones((6, width), "f4"), "W_dec": np.ones((6, width), "f4"), "b_enc": np.zeros(6, "f4")}
+    card = Card("sae", "topk", names, names, (width, width), "tiny", 6, 2)
+    made = SAE(card, of | {"b_dec": np.zeros(width, "f4")})
+    sae_formats.save([made], tmp_path / "theirs", "saelens")
+    (found,) = dictionaries.read(tmp_path / "theirs" / "cfg.json", lm)
+    assert found.made.name == "blocks.1.out" and found.made.card.features == 6
+    made.save(tmp_path / "ours")
+    for text, why in (
+        ('{"6": "a"}', "a label of feature 6"),
+        ("[]", "labels.json"),
+        ('{"1": 2}', "no feature's number"),
+    ):
+        (tmp_path / "ours" / "labels.json").write_text(text)
+        with pytest.raises(UserError, match=why):
+            dictionaries.read(tmp_path / "ours", lm)
+    with pytest.raises(UserError, match="holds no autoencoder"):
+        dictionaries.read(tmp_path / "theirs" / "none", lm)
 
 
 def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path) -> None:

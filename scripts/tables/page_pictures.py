@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ CHAPTERS = ("vectors", "qkv", "positions", "mechanisms", "architecture", "plan",
 SENTENCE = "The%20capital%20of%20France%20is"
 
 
-def chat(tab: Any) -> None:
+def answered(tab: Any) -> None:
     """An answer of the model, written once for all views of the chat."""
     if tab.locator(".answer").count():
         tab.get_by_role("link", name="Chat").click()
@@ -44,11 +45,13 @@ def panel(name: str) -> Callable[[Any], None]:
     """A panel of an opened token."""
 
     def show(tab: Any) -> None:
-        chat(tab)
+        answered(tab)
         tab.locator(".answer").first.locator(".t").nth(OPENED).click()
         tab.get_by_role("tab", name=name).click()
         tab.locator("#panel table").first.wait_for()
-        tab.wait_for_function("!document.querySelector('#panel [role=status]')")
+        tab.wait_for_function("() => !document.querySelector('#panel [role=status]')")
+        if name == "Lens":  # of late blocks: early ones are seldom meaningful
+            tab.locator("#panel tbody tr").last.scroll_into_view_if_needed()
 
     return show
 
@@ -72,7 +75,7 @@ def tree(tab: Any) -> None:
     """An answer that went on from another token."""
     panel("Alternatives")(tab)
     tab.get_by_role("button", name="Continue").nth(1).click()
-    tab.wait_for_function("!/Stop/.test(document.querySelector('.composer button').textContent)")
+    tab.wait_for_function("() => !/Stop/.test(document.querySelector('.composer button').textContent)")
     tab.get_by_role("button", name="Close").click()
     tab.get_by_role("button", name="Tree").last.click()
     tab.locator(".tree").wait_for()
@@ -89,17 +92,18 @@ def at(place: str, wait: str) -> Callable[[Any], None]:
 
 
 def training(tab: Any) -> None:
-    """A run's curves and checkpoints."""
+    """The checkpoints of the longest run."""
     at("#training", ".run-name")(tab)
-    tab.locator(".training button.link, .training a").first.click()
-    tab.locator(".training .charts figure").first.wait_for()
+    tab.locator(".training button.link").last.click()
+    tab.get_by_text(re.compile("no token became|largest drop")).wait_for()
+    tab.locator(".scrub").scroll_into_view_if_needed()
 
 
 def safety(tab: Any) -> None:
     """A line that a tool returned, and the heads that read it."""
     at("#safety", ".conversation")(tab)
-    tab.locator("button.s-tool, button.s-user").last.click()
-    tab.locator(".safety .heat").first.wait_for()
+    tab.locator(".safety form button[type=submit]").click()
+    tab.locator(".safety h3").get_by_text("Causal check").wait_for()
 
 
 def tour(tab: Any) -> None:
@@ -110,21 +114,20 @@ def tour(tab: Any) -> None:
 
 
 VIEWS: dict[str, Callable[[Any], None]] = {
-    "chat": chat,
-    "alternatives": panel("Alternatives"),
+    "chat": panel("Alternatives"),
     "attention": panel("Attention"),
     "lens": panel("Lens"),
     "features": card,
     "why": panel("Why"),
-    "edits": edits,
     "tree": tree,
     "inside": at(f"#inside/{SENTENCE}", "#views section"),
-    "how": at(f"#how/tokenizers/{SENTENCE}", ".chapter"),
-    **{one: at(f"#how/{one}/{SENTENCE}", ".chapter") for one in CHAPTERS},
+    "how": at(f"#how/tokenizers/{SENTENCE}", ".chapter :is(table, canvas, .diagram)"),
+    **{one: at(f"#how/{one}/{SENTENCE}", ".chapter :is(table, canvas, .diagram)") for one in CHAPTERS},
     "training": training,
     "safety": safety,
     "tours": at("#tours", ".tour-list"),
     "tour": tour,
+    "edits": edits,
 }
 PICTURES = ("attention", "chat", "edits", "features", "how", "lens", "safety", "tour", "training", "tree")
 PICTURES += ("why",)

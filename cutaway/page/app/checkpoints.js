@@ -167,13 +167,16 @@ export class Checkpoints {
   }
 }
 
+const SEEN = 0.01; // nats
+
 // Between which two checkpoints a token became less surprising than any other did.
 function largestDrop(all) {
   let best = null;
   all.slice(1).forEach(([step, { tokens }], i) => tokens.forEach(({ text, nats }, t) => {
     const [before, { tokens: earlier }] = all[i];
     const drop = nats === null ? 0 : earlier[t].nats - nats;
-    if (drop > (best?.drop ?? 0)) best = { drop, text, before, step, from: earlier[t].nats, to: nats };
+    if (drop > (best?.drop ?? SEEN)) best = { drop, text, before, step, from: earlier[t].nats, to: nats };
   }));
-  return best ? `The largest drop is that of ${drawn(best.text)}, from ${fixed(best.from, 2)} to ${fixed(best.to, 2)} nats between steps ${count(best.before)} and ${count(best.step)}.` : "";
+  return best ? `The largest drop is that of ${drawn(best.text)}, from ${fixed(best.from, 2)} to ${fixed(best.to, 2)} nats between steps ${count(best.before)} and ${count(best.step)}.`
+    : all.length > 1 ? "Between these checkpoints no token became less surprising." : "";
 }

@@ -29,6 +29,7 @@ export async function features(box, { answer, index, ids, asked, edit }, { serve
   return ["v1/features", body];
 }
 
+const shown = (text) => readable(text).replaceAll("\n", "↵");
 const nameOf = (feature, { label }) => (label ? readable(label) : `feature ${feature}`);
 
 function listed(dictionaries, open) {
@@ -57,7 +58,7 @@ async function cardOf({ dictionary, feature, activation }, dictionaries, { serve
       : ` It fires on ${percent(density)} of tokens, at most ${number(largest)}.`),
     changes,
     texts.length ? make("ul.attended", texts.map((one) => make("li", make("bdi",
-      one.tokens.map((text, i) => (i === one.at ? make("mark", { title: number(one.activation) }, readable(text)) : readable(text)))))))
+      one.tokens.map((text, i) => (i === one.at ? make("mark", { title: number(one.activation) }, shown(text)) : shown(text)))))))
       : remark("No texts are kept: ", make("code", "cutaway sae texts FOLDER DATA"), " keeps some."),
     sides ? table("Its direct effect on logits", ["raises", ["by", "estimate", "of the direct effect alone"], "lowers", ["by"]], sides) : "");
 }

@@ -1,6 +1,6 @@
 // Safety: who wrote each character that the model reads, which heads read an injected line, and reports of attacks.
 
-import { form, make, problem, remark, status, submits } from "../elements.js";
+import { form, make, problem, readable, remark, status, submits } from "../elements.js";
 import { readers } from "./readers.js";
 import { reports } from "./reports.js";
 import { conversation, legend, suspect } from "./sources.js";
@@ -77,7 +77,7 @@ export class Safety {
     try {
       const { answer } = turn.shown;
       await this.sources(turn.messages);
-      this.answer.replaceChildren(make("p.answer", answer.text));
+      this.answer.replaceChildren(make("p.answer", readable(answer.text)));
       await this.opened(turn, answer);
     } catch (error) {
       this.shell.failed(error, this.problem);
