@@ -59,8 +59,10 @@ def test_the_table_is_the_best_of_its_width(base: Path, monkeypatch: pytest.Monk
 @needs_core
 def test_answers_that_were_stopped_go_on(lm: Any, talk: Path, tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr(drafts, "AT_ONCE", 16)
-    asked = drafts.prompts(lm, talk)
-    assert len(asked) == 40 and asked[3].row == {"messages": [{"role": "user", "content": "3?"}]}
+    asked, too_long = drafts.prompts(lm, talk)
+    assert (len(asked), too_long) == (40, 0) and asked[3].row == {
+        "messages": [{"role": "user", "content": "3?"}]
+    }
 
     def stop(done: int, total: int) -> None:
         if done == 32:
@@ -90,12 +92,12 @@ def test_answers_that_were_stopped_go_on(lm: Any, talk: Path, tmp_path: Path, mo
 )
 def test_each_layout_has_prompts(lm: Any, tmp_path: Path, row: dict, prompt: dict):
     (tmp_path / "one.jsonl").write_text(json.dumps(row))
-    assert [one.row for one in drafts.prompts(lm, tmp_path / "one.jsonl")] == [prompt]
+    assert [one.row for one in drafts.prompts(lm, tmp_path / "one.jsonl")[0]] == [prompt]
 
 
 @needs_core
 def test_a_model_foresees_its_own_answers(lm: Any, talk: Path):
-    asked = drafts.prompts(lm, talk)[:4]
+    asked = drafts.prompts(lm, talk)[0][:4]
     found = drafts.judged(lm, lm, asked, 11, lambda done, total: None)
     assert found.acceptance.value == found.first.value == 1 and found.prompts == 4
     assert found.per_step.value == pytest.approx(5, abs=1)
@@ -126,6 +128,7 @@ def test_a_draft_is_trained_and_drafts(base: Path, talk: Path, tmp_path: Path, c
         ("sft talk.jsonl --draft", "--draft goes with the method distill, not with sft"),
         ("distill talk.jsonl --draft --check", "leave out --check"),
         ("distill --draft", "name their file"),
+        ("distill long.jsonl --draft", "40 prompts leave no room for an answer: left out."),
         ("distill few.jsonl --draft", "few.jsonl: has 3 different prompts, and a draft needs 32 at least"),
         (
             "distill other.jsonl --draft --output begun",
@@ -140,7 +143,10 @@ def test_what_cannot_be_a_draft_is_refused(
     lines = talk.read_text().splitlines(keepends=True)
     Path("few.jsonl").write_text("".join(lines[:3]))
     Path("other.jsonl").write_text("".join(lines[:35]))
+    Path("long.jsonl").write_text(json.dumps({"prompt": "x" * 200}) + "\n")
+    Path("long.jsonl").write_text(Path("long.jsonl").read_text() * 40)
     Path("begun/data").mkdir(parents=True)
     Path("begun/data/begun.json").write_text(json.dumps({"prompts": "talk.jsonl", "model": str(base)}))
     assert main(["finetune", *words.split(), "--model", str(base)]) == 2
     assert printed in " ".join(capsys.readouterr().err.split())
+    assert not Path("runs").exists(), "what is refused leaves nothing behind"

@@ -37,9 +37,9 @@ def prepared(data: Path | None, model: str | None, folder: Path, seed: int | Non
             "finetune distill prompts.jsonl --draft"
         )
     teacher = str(console.model_path(model or BASE))
-    _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
     lm = cutaway.load(teacher)
     asked, _ = _asked(lm, data)
+    _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
     if not (folder / START).is_dir():
         from cutaway.train import draft_model
 
@@ -75,7 +75,9 @@ def begun(folder: Path) -> dict[str, str]:
 
 def _asked(lm: Any, data: Path) -> tuple[list[drafts.Prompt], list[drafts.Prompt]]:
     """The prompts to train on, and those that are held out."""
-    found = drafts.prompts(lm, data)
+    found, too_long = drafts.prompts(lm, data)
+    if too_long:
+        console.note(f"{plural(too_long, 'prompt leaves', 'prompts leave')} no room for an answer: left out.")
     if len(found) < FEWEST:
         raise UserError(
             f"{data}: has {plural(len(found), 'different prompt')}, and a draft needs {FEWEST} at least to "

@@ -42,14 +42,19 @@ class Prompt:
         return {"text": self.row["text"] + text}
 
 
-def prompts(lm: LanguageModel, path: str | Path) -> list[Prompt]:
-    """The different prompts of a data set, in its order. UserError for a row that has none."""
+def prompts(lm: LanguageModel, path: str | Path) -> tuple[list[Prompt], int]:
+    """The different prompts of a data set, in its order, and how many leave no room for an answer. UserError
+    for a row that has none.
+    """
     found: dict[tuple[int, ...], Prompt] = {}
+    too_long = 0
     for where, row in rows.rows(path):
         one = _prompt(lm, dict(row), where)
-        if 0 < len(one.ids) < lm.context - 1:
+        if len(one.ids) >= lm.context - 1:
+            too_long += 1
+        elif one.ids:
             found.setdefault(tuple(one.ids), one)
-    return list(found.values())
+    return list(found.values()), too_long
 
 
 def _prompt(lm: LanguageModel, row: dict[str, Any], where: str) -> Prompt:
