@@ -171,12 +171,13 @@ def test_models_lists_what_has_a_short_name(home: Path, capsys, monkeypatch) -> 
 
 def test_models_prunes_what_can_go(home: Path, capsys, monkeypatch) -> None:
     blobs = Path(os.environ["HF_HUB_CACHE"], "models--org--name", "blobs")
-    for path in (blobs / f"{'a' * 64}.incomplete", blobs / ("b" * 64), home / "vocabularies" / "x" / "y"):
+    made = [home / "vocabularies" / "x" / "y", home / "prefixes" / "model" / "page"]
+    for path in (blobs / f"{'a' * 64}.incomplete", blobs / ("b" * 64), *made):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(1000))
-    assert "`cutaway models --prune` frees 2.0 kB" in run(capsys, "models")[1]
-    assert run(capsys, "models", "--prune")[1] == "Removed what can be made again: 2.0 kB freed\n"
-    assert [path.name for path in blobs.iterdir()] == ["b" * 64] and not (home / "vocabularies").exists()
+    assert "`cutaway models --prune` frees 3.0 kB" in run(capsys, "models")[1]
+    assert run(capsys, "models", "--prune")[1] == "Removed what can be made again: 3.0 kB freed\n"
+    assert [path.name for path in blobs.iterdir()] == ["b" * 64] and not any(path.exists() for path in made)
     assert json.loads(run(capsys, "models", "--prune", "--json")[1])["freed"] == 0
     assert run(capsys, "models", "--prune", "--remove", "smollm2")[0] == 2
 

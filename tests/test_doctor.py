@@ -78,6 +78,19 @@ def test_a_cache_that_cannot_be_written(capsys: Any, monkeypatch: pytest.MonkeyP
     assert code == 1 and found["cache"]["state"] == "fault" and "CUTAWAY_HOME" in found["cache"]["remedy"]
 
 
+def test_pages_of_prompts_that_others_can_write(capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    assert "prefixes" not in checks(capsys)[1]
+    (tmp_path / "prefixes" / "model").mkdir(parents=True)
+    (tmp_path / "prefixes" / "model" / "page").write_bytes(bytes(2000))
+    (tmp_path / "prefixes").chmod(0o755)
+    found = checks(capsys)[1]["prefixes"]
+    assert found["state"] == "ok" and found["found"].endswith("1 pages of prompts, 2.0 kB")
+    (tmp_path / "prefixes").chmod(0o775)
+    found = checks(capsys)[1]["prefixes"]
+    assert found["state"] == "note" and "chmod go-w" in found["remedy"]
+
+
 def test_a_damaged_model(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
     model = store.NAMES[store.DEFAULT]

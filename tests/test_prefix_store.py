@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutaway import native
+from cutaway import cli, native
 from cutaway.errors import UserError
 from cutaway.generate.batch import prefix_store as stores
 from cutaway.generate.batch.prefix_cache import cache_scope
@@ -307,6 +307,34 @@ def test_short_prompts_and_answers_are_not_kept(small: Any, tmp_path: Path):
     assert files(tmp_path) == []
     if os.name != "nt":
         assert tmp_path.exists()
+
+
+def test_options_that_fit_no_pages_are_refused_before_a_model_is_loaded(tmp_path: Path, capsys: Any):
+    short = tmp_path / "short"
+    short.write_text("a key")
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    (own := tmp_path / "own").mkdir(mode=0o700)
+    for options, says in (
+        (
+            ("--prefix-cache", own, "--prefix-cache-size", "many"),
+            "--prefix-cache-size is 'many': give a size",
+        ),
+        (
+            ("--prefix-cache", own, "--prefix-cache-key-file", short),
+            "has 5 bytes, and at least 32 are needed",
+        ),
+        (
+            ("--prefix-cache", own, "--prefix-cache-key-file", tmp_path / "no"),
+            "the key cannot be read: No such",
+        ),
+        (("--prefix-cache", short), "is a file: give a folder"),
+        (("--prefix-cache", open_to_all), "others can write there"),
+        (("--slot-save-path", open_to_all), "others can write there"),
+    ):
+        assert cli.main(["serve", "smollm2", "--port", "0", *map(str, options)]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_only_pages_that_can_be_stored_are_asked_for(tmp_path: Path):

@@ -17,10 +17,12 @@ from typing import Literal
 
 import cutaway
 from cutaway import extras, memory, native, store
+from cutaway.commands import prefixes
 from cutaway.commands.console import print_json, say, size
 from cutaway.commands.options import Json
 from cutaway.errors import OperationalError, UserError
 from cutaway.native import library
+from cutaway.store import leftovers
 from cutaway.store.files import digest
 
 ROOM = 1 << 30  # bytes that a cache should have free: a small model and what is packed of it
@@ -148,6 +150,20 @@ def cache() -> Iterator[Found]:
         yield Found("cache", "ok", shown)
 
 
+def prefix_pages() -> Iterator[Found]:
+    """The pages of prompts that servers keep in the cache, and whether only this user can write them."""
+    folder = prefixes.place(prefixes.DEFAULT)
+    if not folder.is_dir():
+        return
+    files = [path for path in folder.glob("*/*") if path.is_file()]
+    shown = f"{folder}: {len(files):,} pages of prompts, {size(leftovers.bytes_of([folder]))}"
+    if os.name != "nt" and folder.stat().st_mode & 0o022:
+        remedy = f"`chmod go-w {folder}`: a server refuses the folder while others can write there"
+        yield Found("prefixes", "note", shown, remedy)
+    else:
+        yield Found("prefixes", "ok", shown)
+
+
 def default_model() -> Iterator[Found]:
     """Whether the default model is here, and is the file that its checksum names."""
     name, model = store.DEFAULT, store.NAMES[store.DEFAULT]
@@ -207,7 +223,8 @@ def gpu() -> Iterator[Found]:
         yield Found("gpu", "ok", f"none; PyTorch {torch.__version__} computes on the CPU")
 
 
-CHECKS = (python_and_package, native_core, threads, free_memory, cache, default_model, optional_parts, gpu)
+CHECKS = (python_and_package, native_core, threads, free_memory, cache, prefix_pages)
+CHECKS += (default_model, optional_parts, gpu)
 
 
 def _agrees() -> bool:

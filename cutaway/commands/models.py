@@ -38,7 +38,8 @@ def models(
     :param known: List the models that are fetched by a short name, as `cutaway chat qwen3-0.6b` does.
     :param remove: Delete this model from the cache.
     :param prune: Delete what interrupted pulls left, and what is made again when it is next needed: compiled
-        tokenizers, indexes of texts, unpacked bundles.
+        tokenizers, indexes of texts, unpacked bundles, and the pages of prompts that
+        `cutaway serve --prefix-cache default` keeps.
     """
     if (remove is not None) + prune + bool(text or known) > 1:
         raise UserError("--remove NAME and --prune delete, and list nothing: give one of them alone")

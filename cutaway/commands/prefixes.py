@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cutaway.store.sealed import Seal
 
 VARIABLE = "CUTAWAY_PREFIX_CACHE_KEY"
-DEFAULT, FOLDER = Path("default"), "prefixes"
+DEFAULT, FOLDER = Path("default"), "prefixes"  # which `cutaway models --prune` knows
 SIZE = "10GiB"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cutaway.store import hub, models
 
-MADE_AGAIN = ("bundles", "search", "vocabularies")  # unpacked files, indexes of texts, compiled tokenizers
+# Unpacked files, pages of prompts (serve --prefix-cache default), indexes of texts, compiled tokenizers.
+MADE_AGAIN = ("bundles", "prefixes", "search", "vocabularies")
 
 
 def found() -> list[Path]:

@@ -150,6 +150,7 @@ class PrefixStore:
     def _write(self, engine: Storable, keys: list[bytes], pages: list[Any]) -> None:
         written = 0
         try:
+            check_folder(self.folder)  # which may have been removed since
             with disk_errors(self._own, OTHER_HOME):
                 self._own.mkdir(mode=0o700, exist_ok=True)
             for number, (key, page) in enumerate(zip(keys, pages, strict=True)):
