@@ -294,6 +294,8 @@ def _after(run: FinetuningConfig, folder: Path) -> str:
     from cutaway.train.recipes import finetune as recipe
     from cutaway.train.rewards_config import RewardsConfig
 
+    if (folder / DRAFTS_FOR).is_file():
+        return "It is tried on prompts that were held out."
     if isinstance(run.objective, reward_model.Config):
         return "It scores answers: docs/finetuning.md, A reward model, says how."
     if isinstance(run, RewardsConfig):

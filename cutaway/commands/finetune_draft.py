@@ -36,8 +36,9 @@ def prepared(data: Path | None, model: str | None, folder: Path, seed: int | Non
             "a draft model learns from answers to prompts: name their file, as in cutaway "
             "finetune distill prompts.jsonl --draft"
         )
-    teacher = str(console.model_path(model or BASE))
-    lm = cutaway.load(teacher)
+    teacher = model or BASE
+    lm = cutaway.load(console.model_path(teacher))
+    teacher = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
     asked, _ = _asked(lm, data)
     _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
     if not (folder / START).is_dir():
@@ -90,7 +91,7 @@ def judge(folder: Path) -> None:
     """Pack a trained draft, and say how it does on prompts that were held out."""
     known = begun(folder)
     cutaway.load(folder).save(folder / DRAFT, type="Q8_0", force=True)
-    lm, draft = cutaway.load(known["model"]), cutaway.load(folder / DRAFT)
+    lm, draft = cutaway.load(console.model_path(known["model"])), cutaway.load(folder / DRAFT)
     _, held = _asked(lm, Path(known["prompts"]))
     with console.watched() as bar:
         found = drafts.judged(lm, draft, held, TOKENS, lambda n, total: bar("judge", n, total))
