@@ -59,6 +59,9 @@ export function remark(...children) {
   return make("p.quiet", ...children);
 }
 
+// What is read aloud when it changes.
+export const LIVE = { "aria-live": "polite" };
+
 // What went wrong, read aloud at once.
 export function problem(text = "", attributes = {}) {
   return make("p.bad", { role: "alert", ...attributes }, text);

@@ -1,7 +1,7 @@
 // Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
 
 import { palette, shade } from "../colours.js";
-import { bar, button, clamp, drawn, labelled, make, percent, picker, problem, quoted, readable, scrolling, status, table } from "../elements.js";
+import { LIVE, bar, button, clamp, drawn, labelled, make, percent, picker, problem, quoted, readable, scrolling, status, table } from "../elements.js";
 import { ALONE, PARTS, heat } from "../heat.js";
 import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 import { picture } from "../tiles.js";
@@ -44,7 +44,7 @@ function strongest({ maps, shape: [, columns], cells }) {
 
 // The heads that attend to one token most, whichever is chosen.
 function byToken({ maps, tokens, pooled }, rows, kept, choose) {
-  const list = make("p.buttons", { "aria-live": "polite" });
+  const list = make("p.buttons", LIVE);
   const last = tokens.length - 1;
   const choices = tokens.flatMap((token, i) => (i % pooled[1] ? [] : [[i, `${i} ${drawn(token)}`]])).reverse();
   const which = picker("attended-token", [["", "a token …"], ...choices], kept.attended ?? "", (value) => {

@@ -13,7 +13,6 @@ const LONGEST = 8000; // letters of a message and its settings in an address
 const WAIT = 300; // milliseconds after the last change of the edits
 
 export class Chat {
-  // shell: {server, inspector, announce(text), failed(error), inside(given), tree(turn), speed(text)}
   constructor(shell) {
     this.shell = shell;
     this.turns = [];

@@ -11,7 +11,7 @@ const MOST = 24; // checkpoints that are measured of a run with more
 const LONGEST = 400; // letters of the sentence
 
 export class Checkpoints {
-  // shell: as of Training; follow: {step() is called when another is chosen, address()}
+  // follow: {step(): another is chosen, address()}
   constructor(shell, follow) {
     this.shell = shell;
     this.follow = follow;

@@ -10,7 +10,6 @@ const LONGEST = 2000; // letters of a text in an address
 const FIRST = "The capital of France is";
 
 export class HowItWorks {
-  // shell: {server, announce(text), failed(error)}
   constructor(shell) {
     this.shell = shell;
     this.page = null;

@@ -10,7 +10,6 @@ const LONGEST = 4000; // letters of a text in an address
 const RECORDED = "The capital of France is"; // scripts/tables/recording.py
 
 export class Inside {
-  // shell: {server, chat, announce(text), failed(error)}
   constructor(shell) {
     this.shell = shell;
     this.asked = null;

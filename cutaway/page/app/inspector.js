@@ -1,6 +1,6 @@
 // What is selected: a token of an answer, with its probability, its alternatives, where the model looked, its lens, and why.
 
-import { button, fixed, make, percent, quoted, status, stepped } from "../elements.js";
+import { LIVE, button, fixed, make, percent, quoted, status, stepped } from "../elements.js";
 import { alternatives } from "./alternatives.js";
 import { attention } from "./attention.js";
 import { features } from "./features.js";
@@ -39,7 +39,7 @@ export class Inspector {
         make("p.step", `Token ${look.index + 1}${look.answer.finish ? ` of ${tokens.length}` : ""}`),
         button("×", () => this.close(), { "aria-label": "Close" })),
       make("p.big", quoted(token)),
-      make("p", { "aria-live": "polite" }, given ? "Given, and not sampled. Probability " : "Probability ", make("strong", percent(Math.exp(logprob))),
+      make("p", LIVE, given ? "Given, and not sampled. Probability " : "Probability ", make("strong", percent(Math.exp(logprob))),
         make("span.quiet", `, logarithm ${fixed(logprob, 2)}`),
         kl?.[look.index] === undefined ? null : make("span.quiet", `. Here the distribution diverges by ${fixed(kl[look.index], 3)} nats`)),
       make("div.tabs", { role: "tablist", "aria-label": "About this token", keydown: (event) => this.key(event) }, tabs),

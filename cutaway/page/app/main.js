@@ -18,6 +18,7 @@ const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how"
 
 const byId = (id) => document.getElementById(id);
 
+// What all places are given: the server, each other, and what they tell the reader.
 class Shell {
   constructor() {
     this.server = new Server();

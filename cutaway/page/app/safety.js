@@ -15,7 +15,6 @@ const EXAMPLE = {
 const CALL = { id: "call00000", type: "function", function: { name: "open_page", arguments: "{}" } };
 
 export class Safety {
-  // shell: {server, chat, inspector, announce(text), failed(error), inside(given, at)}
   constructor(shell) {
     this.shell = shell;
     this.fields = Object.fromEntries(Object.entries(EXAMPLE).map(([name, text]) => {

@@ -7,7 +7,6 @@ import { copying } from "../charts/figure.js";
 const SHOWN = 24; // requests that are listed
 
 export class Share {
-  // shell: {server, chat, place, traced, link() -> an address of what is shown}
   constructor(shell) {
     this.shell = shell;
     this.list = make("div.share-list");

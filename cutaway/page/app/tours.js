@@ -26,7 +26,7 @@ export function holds(done, before) {
 }
 
 export class Tours {
-  // shell: {server, announce(text), failed(error)}; bar: where a tour's step is shown, beside every view.
+  // bar: where a step is shown, beside every view.
   constructor(shell, bar) {
     this.shell = shell;
     this.bar = bar;

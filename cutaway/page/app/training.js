@@ -18,7 +18,6 @@ const FIRST = ["loss", "reward", "accuracy", "completion_length", "induction"];
 const HELD_OUT = "validation_";
 
 export class Training {
-  // shell: {server, announce(text), failed(error), use(model)}
   constructor(shell) {
     this.shell = shell;
     this.chosen = [];

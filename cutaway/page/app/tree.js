@@ -9,7 +9,6 @@ const SHOWN = 220; // letters of a branch's text
 const [WIDE, HIGH, GAP, WORDS] = [250, 58, 14, 32]; // of a branch in the drawing, and letters in a line of it
 
 export class Tree {
-  // shell: {chat: {turns, open}, server}
   constructor(shell) {
     this.shell = shell;
     this.turn = null;

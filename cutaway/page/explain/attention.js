@@ -14,23 +14,25 @@ export const attention = {
   about: ({ layers, mostHeads }) =>
     `In each of ${layers} × ${mostHeads} heads every token spreads attention weights over the tokens before it; `
     + "choose a head to see its attention map large.",
-  build(state) {
-    const glance = allHeads(state);
-    const large = oneHead(state);
-    const title = make("h3");
-    const row = make("div");
-    const update = () => {
-      title.textContent = `Layer ${state.layer}, head ${state.head}`;
-      row.replaceChildren(...weightsOf(state));
-      glance.update();
-      large.update();
-    };
-    const whole = make("div.stack",
-      make("h3", "Every head"), glance.whole, make("div.chooser", title, headChooser(state)),
-      make("div.two.wide", row, large.whole));
-    return { whole, update, hover: (t) => [glance, large].forEach((map) => map.hover(t)) };
-  },
+  build,
 };
+
+function build(state) {
+  const glance = allHeads(state);
+  const large = oneHead(state);
+  const title = make("h3");
+  const row = make("div");
+  const update = () => {
+    title.textContent = `Layer ${state.layer}, head ${state.head}`;
+    row.replaceChildren(...weightsOf(state));
+    glance.update();
+    large.update();
+  };
+  const whole = make("div.stack",
+    make("h3", "Every head"), glance.whole, make("div.chooser", title, headChooser(state)),
+    make("div.two.wide", row, large.whole));
+  return { whole, update, hover: (t) => [glance, large].forEach((map) => map.hover(t)) };
+}
 
 function allHeads(state) {
   const { explanation } = state;

@@ -16,55 +16,57 @@ const ABOUT = {
 export const lens = {
   title: "Lenses",
   about: (explanation) => `${ABOUT[kinds(explanation)[0]]} A column is a position, a row a block. Early blocks are seldom meaningful.`,
-  build(state) {
-    const { explanation } = state;
-    const found = kinds(explanation);
-    const stages = explanation.layers + 1;
-    const read = Object.fromEntries(found.map((kind) => [kind, reader(explanation, kind)]));
-    let kind = found[0];
-    const name = (r) => (r === 0 ? "embed" : `block ${r - 1}`);
-    const text = (of, r, t) => (of.has(r) ? drawn(explanation.token_texts[of.id(r, t)]) : "");
-    const map = heat(state, {
-      name: "The likeliest token after every block",
-      hint: "Colour is its probability; bold is the final answer.",
-      legend: { title: "probability", ...PARTS, strength: () => FAINT, tag: ["derived"] },
-      axes: ["after block", "token"],
-      rows: stages,
-      ...explanation.tokenColumns,
-      size: { left: 76, top: 28, height: 22, width: [76, 160], tall: 760 },
-      colour: (r, c) => shade(read[kind].chance(r, c), FAINT),
-      text: (r, c) => ({
-        text: text(read[kind], r, c),
-        colour: palette().ink,
-        strong: read[kind].id(r, c) === read.logit.id(stages - 1, c),
-      }),
-      rowName: name,
-      say: (r, c) => (read[kind].has(r)
-        ? `After ${explanation.shown(c)}, ${name(r)}: ${text(read[kind], r, c)}, ${percent(read[kind].chance(r, c))}`
-        : `The ${KINDS[kind]} is not of ${name(r)}`),
-      pick: (r, c) => state.set(r ? { token: c, layer: r - 1 } : { token: c }),
-      chosen: () => [state.layer + 1, state.token],
-    });
-    const about = make("p.quiet");
-    const choice = select("lens", (value) => { kind = found[value]; update(); });
-    const summary = make("p");
-    const rows = make("div");
-    const update = () => {
-      options(choice.input, found.map((one) => KINDS[one]), found.indexOf(kind));
-      about.textContent = ABOUT[kind];
-      map.update();
-      summary.replaceChildren(...settled(state, read.logit.id, stages));
-      const heads = found.flatMap((one) => [KINDS[one], ["probability", "derived"]]);
-      rows.replaceChildren(scrolling("The lenses at the selected token", table("The lenses at the selected token", [["after"], ...heads, ["final answer's", "derived"]],
-        Array.from({ length: stages }, (_, r) => [name(r), ...found.flatMap((one) => (read[one].has(r)
-          ? [word(explanation, read[one].id(r, state.token)), percent(read[one].chance(r, state.token))] : ["", ""])),
-        percent(read.logit.final(r, state.token))]))));
-    };
-    const more = make("details", { open: found.length > 1 }, make("summary", "The selected column as a table"), rows);
-    const chooser = found.length > 1 ? [make("div.selects", choice.whole), about] : [];
-    return { whole: make("div.stack", ...chooser, summary, map.whole, more), update, hover: map.hover };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  const found = kinds(explanation);
+  const stages = explanation.layers + 1;
+  const read = Object.fromEntries(found.map((kind) => [kind, reader(explanation, kind)]));
+  let kind = found[0];
+  const name = (r) => (r === 0 ? "embed" : `block ${r - 1}`);
+  const text = (of, r, t) => (of.has(r) ? drawn(explanation.token_texts[of.id(r, t)]) : "");
+  const map = heat(state, {
+    name: "The likeliest token after every block",
+    hint: "Colour is its probability; bold is the final answer.",
+    legend: { title: "probability", ...PARTS, strength: () => FAINT, tag: ["derived"] },
+    axes: ["after block", "token"],
+    rows: stages,
+    ...explanation.tokenColumns,
+    size: { left: 76, top: 28, height: 22, width: [76, 160], tall: 760 },
+    colour: (r, c) => shade(read[kind].chance(r, c), FAINT),
+    text: (r, c) => ({
+      text: text(read[kind], r, c),
+      colour: palette().ink,
+      strong: read[kind].id(r, c) === read.logit.id(stages - 1, c),
+    }),
+    rowName: name,
+    say: (r, c) => (read[kind].has(r)
+      ? `After ${explanation.shown(c)}, ${name(r)}: ${text(read[kind], r, c)}, ${percent(read[kind].chance(r, c))}`
+      : `The ${KINDS[kind]} is not of ${name(r)}`),
+    pick: (r, c) => state.set(r ? { token: c, layer: r - 1 } : { token: c }),
+    chosen: () => [state.layer + 1, state.token],
+  });
+  const about = make("p.quiet");
+  const choice = select("lens", (value) => { kind = found[value]; update(); });
+  const summary = make("p");
+  const rows = make("div");
+  const update = () => {
+    options(choice.input, found.map((one) => KINDS[one]), found.indexOf(kind));
+    about.textContent = ABOUT[kind];
+    map.update();
+    summary.replaceChildren(...settled(state, read.logit.id, stages));
+    const heads = found.flatMap((one) => [KINDS[one], ["probability", "derived"]]);
+    rows.replaceChildren(scrolling("The lenses at the selected token", table("The lenses at the selected token", [["after"], ...heads, ["final answer's", "derived"]],
+      Array.from({ length: stages }, (_, r) => [name(r), ...found.flatMap((one) => (read[one].has(r)
+        ? [word(explanation, read[one].id(r, state.token)), percent(read[one].chance(r, state.token))] : ["", ""])),
+      percent(read.logit.final(r, state.token))]))));
+  };
+  const more = make("details", { open: found.length > 1 }, make("summary", "The selected column as a table"), rows);
+  const chooser = found.length > 1 ? [make("div.selects", choice.whole), about] : [];
+  return { whole: make("div.stack", ...chooser, summary, map.whole, more), update, hover: map.hover };
+}
 
 // The lenses that the page holds, the one to begin with first.
 function kinds(explanation) {

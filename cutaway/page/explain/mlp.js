@@ -7,18 +7,20 @@ export const mlp = {
   title: "Neurons",
   about: () => "After attention an MLP transforms each token alone. These are the layer's neurons with the largest output "
     + "norm, their activations, and the tokens that they promote.",
-  build(state) {
-    const { explanation } = state;
-    const summary = make("p");
-    const rows = make("div");
-    const update = () => {
-      summary.replaceChildren("Layer ", String(state.layer), ", at ", tokenOf(explanation, state.token), ": output norm of the MLP ",
-        make("strong", number(explanation.array(`mlp_norm.${state.layer}`)[state.token])), tag("derived"), ".");
-      rows.replaceChildren(scrolling("Strongest neurons", neuronTable(state)));
-    };
-    return { whole: make("div.stack", make("div.chooser", layerChooser(state)), summary, rows), update };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  const summary = make("p");
+  const rows = make("div");
+  const update = () => {
+    summary.replaceChildren("Layer ", String(state.layer), ", at ", tokenOf(explanation, state.token), ": output norm of the MLP ",
+      make("strong", number(explanation.array(`mlp_norm.${state.layer}`)[state.token])), tag("derived"), ".");
+    rows.replaceChildren(scrolling("Strongest neurons", neuronTable(state)));
+  };
+  return { whole: make("div.stack", make("div.chooser", layerChooser(state)), summary, rows), update };
+}
 
 function neuronTable(state) {
   const { explanation, layer, token } = state;

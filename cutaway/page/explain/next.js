@@ -1,6 +1,6 @@
 // The next token: the logits of all of them, with temperature and top-p to play with.
 
-import { bar, button, count, fixed, make, marked, percent, slider, table, word } from "../elements.js";
+import { LIVE, bar, button, count, fixed, make, marked, percent, slider, table, word } from "../elements.js";
 
 const LISTED = 14;
 
@@ -8,43 +8,45 @@ export const next = {
   title: "Next token",
   about: ({ vocabulary }) => `The last residual becomes ${count(vocabulary)} logits, and softmax makes them probabilities; `
     + "temperature flattens or sharpens them, top-k and top-p keep the likeliest.",
-  build(state) {
-    const { explanation } = state;
-    let [temperature, topK, topP] = [1, 0, 1];
-    const drawnSoFar = [];
-    const sliders = [
-      slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
-        temperature = value;
-        update();
-      }, (value) => value.toFixed(2)),
-      slider("top-k", { min: 0, max: Math.min(100, explanation.next_ids.length), step: 1, value: 0 }, (value) => {
-        topK = value;
-        update();
-      }, (value) => (value ? String(value) : "all")),
-      slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (value) => {
-        topP = value;
-        update();
-      }, (value) => value.toFixed(2)),
-    ];
-    const kept = make("p", { "aria-live": "polite" });
-    const rows = make("div");
-    const drawnList = make("p.words", { "aria-live": "polite" });
-    const draw = button("Sample a token", () => {
-      drawnSoFar.push(drawOne(explanation, temperature, topP, topK));
-      drawnList.replaceChildren(...drawnSoFar.slice(-24));
-    });
-    const update = () => {
-      const plain = probabilities(explanation, 1, 1);
-      const now = probabilities(explanation, temperature, topP, topK);
-      kept.textContent = now.kept === 1 ? "One token can be sampled." : `${count(now.kept)} tokens can be sampled.`;
-      const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => marked(i < now.kept ? null : "out",
-        [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])]));
-      rows.replaceChildren(table("The likeliest next tokens",
-        ["token", ["id", "exact"], ["logit", "exact"], ["probability", "derived"], ""], listed));
-    };
-    return { whole: make("div.two", make("div.stack", sliders.map(({ whole }) => whole), kept, make("div.chooser", draw), drawnList), rows), update };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  let [temperature, topK, topP] = [1, 0, 1];
+  const drawnSoFar = [];
+  const sliders = [
+    slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
+      temperature = value;
+      update();
+    }, (value) => value.toFixed(2)),
+    slider("top-k", { min: 0, max: Math.min(100, explanation.next_ids.length), step: 1, value: 0 }, (value) => {
+      topK = value;
+      update();
+    }, (value) => (value ? String(value) : "all")),
+    slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (value) => {
+      topP = value;
+      update();
+    }, (value) => value.toFixed(2)),
+  ];
+  const kept = make("p", LIVE);
+  const rows = make("div");
+  const drawnList = make("p.words", LIVE);
+  const draw = button("Sample a token", () => {
+    drawnSoFar.push(drawOne(explanation, temperature, topP, topK));
+    drawnList.replaceChildren(...drawnSoFar.slice(-24));
+  });
+  const update = () => {
+    const plain = probabilities(explanation, 1, 1);
+    const now = probabilities(explanation, temperature, topP, topK);
+    kept.textContent = now.kept === 1 ? "One token can be sampled." : `${count(now.kept)} tokens can be sampled.`;
+    const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => marked(i < now.kept ? null : "out",
+      [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])]));
+    rows.replaceChildren(table("The likeliest next tokens",
+      ["token", ["id", "exact"], ["logit", "exact"], ["probability", "derived"], ""], listed));
+  };
+  return { whole: make("div.two", make("div.stack", sliders.map(({ whole }) => whole), kept, make("div.chooser", draw), drawnList), rows), update };
+}
 
 // The probabilities of the named tokens, how many tokens top-k and then top-p keep, and the weight of those.
 export function probabilities(explanation, temperature, topP, topK = 0) {

@@ -11,39 +11,41 @@ export const projection = {
   title: "Projections to query, key, value",
   about: () => "A head multiplies a token's vector x by three matrices, W_q, W_k and W_v. Each number of the query, the key and "
     + "the value is the dot product of x and one row of its matrix.",
-  build(state) {
-    const { explanation } = state;
-    const at = { matrix: "q", row: 0 };
-    const go = (change) => {
-      Object.assign(at, change);
-      update();
-    };
-    const kinds = make("div.buttons", { role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => button(`W_${one}`, () => go({ matrix: one }), { "data-matrix": one })));
-    const outputs = outputMap(state, at, go);
-    const matrix = matrixMap(state, at, go);
-    const sum = make("div");
-    const none = make("p.quiet");
-    const shown = make("div.stack",
-      make("div", make("h3", "Query, key and value"), outputs.whole),
-      make("div", make("div.chooser", make("h3", "Matrix"), kinds), matrix.whole), sum);
-    const update = () => {
-      const there = Object.keys(NAMES).filter((one) => explanation.projection(one, state));
-      shown.hidden = !there.length;
-      none.replaceChildren(...(there.length ? [] : missing(state)));
-      if (!there.length) return;
-      if (!there.includes(at.matrix)) at.matrix = there[0];
-      at.row = Math.min(at.row, explanation.projection(at.matrix, state).sums.length - 1);
-      kinds.querySelectorAll("button").forEach((button) => {
-        button.disabled = !there.includes(button.dataset.matrix);
-        button.setAttribute("aria-pressed", String(button.dataset.matrix === at.matrix));
-      });
-      outputs.update();
-      matrix.update();
-      sum.replaceChildren(...sumOf(state, at));
-    };
-    return { whole: make("div.stack", make("div.chooser", headChooser(state), chooserOf(state, "token", "token", () => tokenTexts(state))), none, shown), update };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  const at = { matrix: "q", row: 0 };
+  const go = (change) => {
+    Object.assign(at, change);
+    update();
+  };
+  const kinds = make("div.buttons", { role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => button(`W_${one}`, () => go({ matrix: one }), { "data-matrix": one })));
+  const outputs = outputMap(state, at, go);
+  const matrix = matrixMap(state, at, go);
+  const sum = make("div");
+  const none = make("p.quiet");
+  const shown = make("div.stack",
+    make("div", make("h3", "Query, key and value"), outputs.whole),
+    make("div", make("div.chooser", make("h3", "Matrix"), kinds), matrix.whole), sum);
+  const update = () => {
+    const there = Object.keys(NAMES).filter((one) => explanation.projection(one, state));
+    shown.hidden = !there.length;
+    none.replaceChildren(...(there.length ? [] : missing(state)));
+    if (!there.length) return;
+    if (!there.includes(at.matrix)) at.matrix = there[0];
+    at.row = Math.min(at.row, explanation.projection(at.matrix, state).sums.length - 1);
+    kinds.querySelectorAll("button").forEach((button) => {
+      button.disabled = !there.includes(button.dataset.matrix);
+      button.setAttribute("aria-pressed", String(button.dataset.matrix === at.matrix));
+    });
+    outputs.update();
+    matrix.update();
+    sum.replaceChildren(...sumOf(state, at));
+  };
+  return { whole: make("div.stack", make("div.chooser", headChooser(state), chooserOf(state, "token", "token", () => tokenTexts(state))), none, shown), update };
+}
 
 function missing(state) {
   const { heads, first } = state.explanation.projections;

@@ -9,30 +9,32 @@ export const residual = {
   title: "Residual stream",
   about: () => "Every head and MLP adds its output to one vector a token: the residual stream. Here are its norm, the output "
     + "norm of each part, and each part's contribution to the answer's logit.",
-  build(state) {
-    const { explanation } = state;
-    const norm = make("div");
-    const norms = partsMap(state, "Output norm of each head and MLP", (layer, head) => (head === null
-      ? explanation.array(`mlp_norm.${layer}`)[state.token] : explanation.row(`head_norm.${layer}`, state.token)[head]),
-    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number, tag: ["derived"] });
-    const contributions = partsMap(state, "Contribution of each head and MLP to the answer's logit", (layer, head) => (head === null
-      ? explanation.array("contribution.mlp")[layer] : explanation.array(`contribution.${layer}`)[head]),
-    twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number, tag: ["derived", "with the final norm as it was"] });
-    const normsTitle = make("h3");
-    const update = () => {
-      norm.replaceChildren(growth(state));
-      normsTitle.replaceChildren("Output norm at ", tokenOf(explanation, state.token));
-      norms.update();
-      contributions.update();
-    };
-    const answer = () => quoted(explanation.attribution.text);
-    const whole = make("div.stack",
-      norm,
-      make("div", normsTitle, norms.whole),
-      make("div", make("h3", "Contribution to the logit of ", answer(), ", the answer"), contributions.whole, ...sums(state)));
-    return { whole, update, hover: () => [norms, contributions].forEach((map) => map.hover()) };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  const norm = make("div");
+  const norms = partsMap(state, "Output norm of each head and MLP", (layer, head) => (head === null
+    ? explanation.array(`mlp_norm.${layer}`)[state.token] : explanation.row(`head_norm.${layer}`, state.token)[head]),
+  (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number, tag: ["derived"] });
+  const contributions = partsMap(state, "Contribution of each head and MLP to the answer's logit", (layer, head) => (head === null
+    ? explanation.array("contribution.mlp")[layer] : explanation.array(`contribution.${layer}`)[head]),
+  twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number, tag: ["derived", "with the final norm as it was"] });
+  const normsTitle = make("h3");
+  const update = () => {
+    norm.replaceChildren(growth(state));
+    normsTitle.replaceChildren("Output norm at ", tokenOf(explanation, state.token));
+    norms.update();
+    contributions.update();
+  };
+  const answer = () => quoted(explanation.attribution.text);
+  const whole = make("div.stack",
+    norm,
+    make("div", normsTitle, norms.whole),
+    make("div", make("h3", "Contribution to the logit of ", answer(), ", the answer"), contributions.whole, ...sums(state)));
+  return { whole, update, hover: () => [norms, contributions].forEach((map) => map.hover()) };
+}
 
 // The norm of the selected token's residual stream after each half of each block, on a logarithmic scale.
 function growth(state) {

@@ -11,54 +11,56 @@ export const rope = {
     ? "Each pair of dimensions of a query and a key is rotated by an angle that grows with the token's position, "
       + "so that their dot product depends only on the distance."
     : "This model has no RoPE: it encodes positions otherwise."),
-  build(state) {
-    const { explanation } = state;
-    let shown = null;
-    const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }), () => shown?.dimensions.join(" and ") ?? "");
-    const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", "aria-label": "A pair being rotated" });
-    const detail = make("div.stack");
-    const clocks = make("div.clocks", { role: "group", "aria-label": "Every pair" });
-    const again = button("Rotate again", () => sweep());
-    const figure = make("div.two",
-      make("div.dial-whole", dial, make("div.chooser", pair.whole, again)), detail);
-    const none = make("p.quiet");
-    roving(clocks);
-    let frame = 0;
-
-    function sweep() {
-      cancelAnimationFrame(frame);
-      if (still.matches) return hands(dial, shown, 1);
-      const start = performance.now();
-      const step = (now) => {
-        const done = Math.min(1, (now - start) / SWEEP);
-        hands(dial, shown, done < 0.5 ? 4 * done ** 3 : 1 - (2 - 2 * done) ** 3 / 2);
-        if (done < 1) frame = requestAnimationFrame(step);
-      };
-      frame = requestAnimationFrame(step);
-    }
-
-    const update = () => {
-      const facts = explanation.attention[state.layer].rope;
-      const possible = facts !== null && explanation.isDetailed(state.layer, state.head);
-      figure.hidden = clocks.hidden = !possible;
-      none.hidden = possible;
-      none.textContent = facts === null ? "This layer has no RoPE."
-        : `The page does not keep head ${state.layer}.${state.head} in detail: choose one of the heads above.`;
-      if (!possible) return;
-      const pairs = rotatedPairs(state, facts);
-      const index = Math.min(state.pair ?? strongestPair(state.page.leader(state)), pairs.length - 1);
-      const what = [state.layer, state.head, state.token, state.source, index].join();
-      if (shown?.what === what) return;
-      shown = { ...pairs[index], what };
-      pair.input.max = pairs.length - 1;
-      pair.set(index);
-      describe(dial, detail, state, shown);
-      clockFaces(clocks, state, pairs, index);
-      sweep();
-    };
-    return { whole: make("div.stack", none, figure, clocks), update };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  let shown = null;
+  const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }), () => shown?.dimensions.join(" and ") ?? "");
+  const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", "aria-label": "A pair being rotated" });
+  const detail = make("div.stack");
+  const clocks = make("div.clocks", { role: "group", "aria-label": "Every pair" });
+  const again = button("Rotate again", () => sweep());
+  const figure = make("div.two",
+    make("div.dial-whole", dial, make("div.chooser", pair.whole, again)), detail);
+  const none = make("p.quiet");
+  roving(clocks);
+  let frame = 0;
+
+  function sweep() {
+    cancelAnimationFrame(frame);
+    if (still.matches) return hands(dial, shown, 1);
+    const start = performance.now();
+    const step = (now) => {
+      const done = Math.min(1, (now - start) / SWEEP);
+      hands(dial, shown, done < 0.5 ? 4 * done ** 3 : 1 - (2 - 2 * done) ** 3 / 2);
+      if (done < 1) frame = requestAnimationFrame(step);
+    };
+    frame = requestAnimationFrame(step);
+  }
+
+  const update = () => {
+    const facts = explanation.attention[state.layer].rope;
+    const possible = facts !== null && explanation.isDetailed(state.layer, state.head);
+    figure.hidden = clocks.hidden = !possible;
+    none.hidden = possible;
+    none.textContent = facts === null ? "This layer has no RoPE."
+      : `The page does not keep head ${state.layer}.${state.head} in detail: choose one of the heads above.`;
+    if (!possible) return;
+    const pairs = rotatedPairs(state, facts);
+    const index = Math.min(state.pair ?? strongestPair(state.page.leader(state)), pairs.length - 1);
+    const what = [state.layer, state.head, state.token, state.source, index].join();
+    if (shown?.what === what) return;
+    shown = { ...pairs[index], what };
+    pair.input.max = pairs.length - 1;
+    pair.set(index);
+    describe(dial, detail, state, shown);
+    clockFaces(clocks, state, pairs, index);
+    sweep();
+  };
+  return { whole: make("div.stack", none, figure, clocks), update };
+}
 
 // The pair whose rotation changes the score most.
 function strongestPair(state) {

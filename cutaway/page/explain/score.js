@@ -14,21 +14,23 @@ export const score = {
   title: "One attention weight",
   about: () => "One attention weight, step by step: the dot product of a token's query and another's key, scaled, "
     + "then softmax over the scores of all keys.",
-  build(state) {
-    const { explanation } = state;
-    const work = make("div.stack");
-    const strips = vectorStrips(state);
-    const update = () => {
-      const detailed = explanation.isDetailed(state.layer, state.head);
-      strips.whole.hidden = !detailed;
-      work.replaceChildren(...(detailed ? working(state) : [otherHeads(state)]));
-      if (detailed) strips.update();
-    };
-    const chooser = make("div.chooser", headChooser(state), chooserOf(state, "query", "token", () => tokenTexts(state)),
-      chooserOf(state, "key", "source", () => tokenTexts(state, state.token + 1)));
-    return { whole: make("div.stack", chooser, strips.whole, work), update, hover: strips.hover };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  const work = make("div.stack");
+  const strips = vectorStrips(state);
+  const update = () => {
+    const detailed = explanation.isDetailed(state.layer, state.head);
+    strips.whole.hidden = !detailed;
+    work.replaceChildren(...(detailed ? working(state) : [otherHeads(state)]));
+    if (detailed) strips.update();
+  };
+  const chooser = make("div.chooser", headChooser(state), chooserOf(state, "query", "token", () => tokenTexts(state)),
+    chooserOf(state, "key", "source", () => tokenTexts(state, state.token + 1)));
+  return { whole: make("div.stack", chooser, strips.whole, work), update, hover: strips.hover };
+}
 
 function otherHeads(state) {
   const { detailed, attention: layers } = state.explanation;

@@ -10,18 +10,20 @@ export const sharing = {
   title: "Head sharing",
   about: () => "Keys and values are kept for every token of the context, so that heads share them: all their own (MHA), in groups "
     + "(GQA), one for all (MQA), or all computed from one small latent (MLA).",
-  build(state) {
-    const { explanation } = state;
-    const picture = make("div");
-    const sizes = make("div");
-    const update = () => {
-      const facts = explanation.attention[state.layer].sharing;
-      picture.replaceChildren(...(facts ? drawing(state, facts) : [remark(RECURRENT)]));
-      sizes.replaceChildren(...(facts ? cacheSizes(facts) : []));
-    };
-    return { whole: make("div.stack", make("div.chooser", layerChooser(state)), picture, sizes), update };
-  },
+  build,
 };
+
+function build(state) {
+  const { explanation } = state;
+  const picture = make("div");
+  const sizes = make("div");
+  const update = () => {
+    const facts = explanation.attention[state.layer].sharing;
+    picture.replaceChildren(...(facts ? drawing(state, facts) : [remark(RECURRENT)]));
+    sizes.replaceChildren(...(facts ? cacheSizes(facts) : []));
+  };
+  return { whole: make("div.stack", make("div.chooser", layerChooser(state)), picture, sizes), update };
+}
 
 function nameOf({ kind, heads, groups, latent }) {
   if (latent) return "Multi-head latent attention (MLA)";

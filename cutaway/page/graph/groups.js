@@ -1,11 +1,11 @@
 // Groups of nodes with names: each can be clamped to a multiple of its nodes' values.
 
-import { drawn, make, remark, signed } from "../elements.js";
+import { LIVE, drawn, make, remark, signed } from "../elements.js";
 import { groupOf, predicted } from "./state.js";
 
 export function groupsPanel(graph, state) {
   const list = make("div");
-  const result = make("div", { "aria-live": "polite" });
+  const result = make("div", LIVE);
   const made = make("button", { type: "button", class: "small", click: () => {
     const members = [...state.pinned].filter((n) => graph.nodes[n].clamped && state.groupOf(n) < 0).sort((a, b) => a - b);
     state.groups.push(groupOf(`group ${state.groups.length + 1}`, members));

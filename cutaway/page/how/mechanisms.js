@@ -9,24 +9,26 @@ const BESIDE = ["mha", "gqa", "mla", "local", "linear"];
 export const mechanisms = {
   title: "Attention kinds",
   about: "The mask says which keys a query may see. It decides what prefill costs, and what the cache must hold of a text; a recurrent kind holds one state, however long the text is.",
-  async build({ source, text, page }) {
-    const found = await source.ask("mechanisms", { text: text() });
-    const { explanation } = (await page()).states[0];
-    const token = (i) => (i < explanation.length ? explanation.tokenText(i) : String(i));
-    const mask = make("div");
-    const words = make("div");
-    const charts = make("div.charts");
-    const which = chooser("kind", found.kinds.map(({ kind }) => (found.own.includes(kind) ? `${kind} (this model)` : kind)), (at) => {
-      const one = found.kinds[at];
-      const names = { labels: [...(one.mask ?? [])].map((_, i) => token(i)) };
-      mask.replaceChildren(...(one.mask ? [heatmap({ title: "Mask", rows: { title: "query", ...names }, columns: { title: "key", ...names },
-        values: one.mask.map((row) => [...row].map((cell) => Number(cell === "#"))), value: "seen", high: 1 }, [])] : []));
-      words.replaceChildren(...aboutKind(one));
-      charts.replaceChildren(...costs(found, one));
-    }, Math.max(0, found.kinds.findIndex(({ kind }) => kind === found.own[0])));
-    return make("div.stack", make("div.chooser", which), make("div.two.even", words, mask), charts, await aligned(source, text));
-  },
+  build,
 };
+
+async function build({ source, text, page }) {
+  const found = await source.ask("mechanisms", { text: text() });
+  const { explanation } = (await page()).states[0];
+  const token = (i) => (i < explanation.length ? explanation.tokenText(i) : String(i));
+  const mask = make("div");
+  const words = make("div");
+  const charts = make("div.charts");
+  const which = chooser("kind", found.kinds.map(({ kind }) => (found.own.includes(kind) ? `${kind} (this model)` : kind)), (at) => {
+    const one = found.kinds[at];
+    const names = { labels: [...(one.mask ?? [])].map((_, i) => token(i)) };
+    mask.replaceChildren(...(one.mask ? [heatmap({ title: "Mask", rows: { title: "query", ...names }, columns: { title: "key", ...names },
+      values: one.mask.map((row) => [...row].map((cell) => Number(cell === "#"))), value: "seen", high: 1 }, [])] : []));
+    words.replaceChildren(...aboutKind(one));
+    charts.replaceChildren(...costs(found, one));
+  }, Math.max(0, found.kinds.findIndex(({ kind }) => kind === found.own[0])));
+  return make("div.stack", make("div.chooser", which), make("div.two.even", words, mask), charts, await aligned(source, text));
+}
 
 // Bahdanau's attention at its first task: a small translator that spells the sentence's words backwards.
 async function aligned(source, text) {

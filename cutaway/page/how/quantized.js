@@ -9,35 +9,37 @@ const TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K"];
 export const quantized = {
   title: "Quantisations",
   about: "Fewer bits a weight take fewer bytes to store and to read for each token. What it costs is how far the model's predictions move: the KL divergence at each position of the text.",
-  async build({ source, text, page, announce }) {
-    const { explanation } = (await page()).states[0];
-    const known = new Map();
-    const results = make("div.stack");
-    const wrong = problem();
-    const ask = async (type) => {
-      known.set(type, await source.ask("quantized", { text: text(), type }));
-      results.replaceChildren(...drawing([...known.values()].sort((a, b) => b.bytes - a.bytes), explanation));
-    };
-    if (!source.live) {
-      for (const type of TYPES) await ask(type).catch(() => null);
-      return results;
-    }
-    const buttons = [...TYPES, "All"].map((type) => button(type, async ({ target }) => {
-      target.disabled = true;
-      wrong.textContent = "";
-      try {
-        for (const one of type === "All" ? TYPES : [type]) {
-          announce?.(`Quantizing to ${one}`);
-          await ask(one);
-        }
-      } catch (error) {
-        wrong.textContent = error.message;
-      }
-      target.disabled = false;
-    }));
-    return make("div.stack", make("div.buttons", { role: "group", "aria-label": "Types" }, buttons), wrong, results);
-  },
+  build,
 };
+
+async function build({ source, text, page, announce }) {
+  const { explanation } = (await page()).states[0];
+  const known = new Map();
+  const results = make("div.stack");
+  const wrong = problem();
+  const ask = async (type) => {
+    known.set(type, await source.ask("quantized", { text: text(), type }));
+    results.replaceChildren(...drawing([...known.values()].sort((a, b) => b.bytes - a.bytes), explanation));
+  };
+  if (!source.live) {
+    for (const type of TYPES) await ask(type).catch(() => null);
+    return results;
+  }
+  const buttons = [...TYPES, "All"].map((type) => button(type, async ({ target }) => {
+    target.disabled = true;
+    wrong.textContent = "";
+    try {
+      for (const one of type === "All" ? TYPES : [type]) {
+        announce?.(`Quantizing to ${one}`);
+        await ask(one);
+      }
+    } catch (error) {
+      wrong.textContent = error.message;
+    }
+    target.disabled = false;
+  }));
+  return make("div.stack", make("div.buttons", { role: "group", "aria-label": "Types" }, buttons), wrong, results);
+}
 
 function drawing(all, explanation) {
   const mean = ({ kl }) => total(kl) / kl.length;

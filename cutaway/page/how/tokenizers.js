@@ -1,17 +1,19 @@
 // Tokenizers side by side on one text, and how two of them are learned from it, step by step.
 
-import { chooser, count, draw, drawn, fixed, make, marked, quoted, scrolling, slider, table, tag } from "../elements.js";
+import { LIVE, chooser, count, draw, drawn, fixed, make, marked, quoted, scrolling, slider, table, tag } from "../elements.js";
 
 export const tokenizers = {
   title: "Tokenizers",
   about: "A model reads ids, not letters. Words need a vocabulary without end, characters make texts long; BPE merges frequent pairs, "
     + "Unigram keeps the pieces that make the text likeliest.",
-  async build({ source, text }) {
-    const found = await source.ask("tokenizers", { text: text() });
-    return make("div.stack", sideBySide(found.cuts), learning(found.bpe), found.own.length ? merging(found.own) : null,
-      rounds(found.unigram), lattice(found.unigram.lattice));
-  },
+  build,
 };
+
+async function build({ source, text }) {
+  const found = await source.ask("tokenizers", { text: text() });
+  return make("div.stack", sideBySide(found.cuts), learning(found.bpe), found.own.length ? merging(found.own) : null,
+    rounds(found.unigram), lattice(found.unigram.lattice));
+}
 
 const pieceOf = (piece) => make("bdi.piece", drawn(piece));
 const pieces = (list) => make("span.pieces", list.map(pieceOf));
@@ -45,7 +47,7 @@ function merged(first, merges) {
 }
 
 function learning({ words, merges, alphabet }) {
-  const note = make("p", { "aria-live": "polite" });
+  const note = make("p", LIVE);
   const list = make("div");
   const control = steps("merges", merges.length, (step) => {
     const last = merges[step - 1];
@@ -70,7 +72,7 @@ function merging(own) {
 }
 
 function rounds({ rounds: all }) {
-  const note = make("p", { "aria-live": "polite" });
+  const note = make("p", LIVE);
   const best = make("div");
   const control = steps("rounds", all.length - 1, (at) => {
     const { pieces: many, log_likelihood: likelihood, removed, best: list } = all[at];

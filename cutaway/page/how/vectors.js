@@ -6,24 +6,26 @@ import { bar, chooser, fixed, form, labelled, make, percent, problem, quoted, re
 export const vectors = {
   title: "Embeddings",
   about: "Each id picks its row of a table. Rows of words that are used alike point alike, so that neighbours have a meaning, and sometimes a difference of rows has one.",
-  async build(place) {
-    const shown = make("div.stack");
-    const asked = { words: null, analogy: null };
-    const update = async () => shown.replaceChildren(...drawing(await place.source.ask("vectors", { ...(asked.words && { words: asked.words }), ...(asked.analogy && { analogy: asked.analogy }) })));
-    await update();
-    if (!place.source.live) return shown;
-    const wrong = problem();
-    const field = (id, name, value) => labelled(name, make("input", { id, type: "text", value, size: "36", autocomplete: "off" }));
-    const words = field("words", "words", "king, queen, man, woman, Paris, France, Rome, Italy, dog, cat");
-    const analogy = field("analogy", "a, b, c of a − b + c", "Paris, France, Italy");
-    const list = ([, input]) => input.value.split(",").map((one) => one.trim()).filter(Boolean);
-    return make("div.stack", form("form.ask", async () => {
-      Object.assign(asked, { words: list(words), analogy: list(analogy) });
-      wrong.textContent = "";
-      await update().catch((error) => { wrong.textContent = error.message; });
-    }, make("p.field", words), make("p.field", analogy), make("button.small", { type: "submit" }, "Draw"), wrong), shown);
-  },
+  build,
 };
+
+async function build(place) {
+  const shown = make("div.stack");
+  const asked = { words: null, analogy: null };
+  const update = async () => shown.replaceChildren(...drawing(await place.source.ask("vectors", { ...(asked.words && { words: asked.words }), ...(asked.analogy && { analogy: asked.analogy }) })));
+  await update();
+  if (!place.source.live) return shown;
+  const wrong = problem();
+  const field = (id, name, value) => labelled(name, make("input", { id, type: "text", value, size: "36", autocomplete: "off" }));
+  const words = field("words", "words", "king, queen, man, woman, Paris, France, Rome, Italy, dog, cat");
+  const analogy = field("analogy", "a, b, c of a − b + c", "Paris, France, Italy");
+  const list = ([, input]) => input.value.split(",").map((one) => one.trim()).filter(Boolean);
+  return make("div.stack", form("form.ask", async () => {
+    Object.assign(asked, { words: list(words), analogy: list(analogy) });
+    wrong.textContent = "";
+    await update().catch((error) => { wrong.textContent = error.message; });
+  }, make("p.field", words), make("p.field", analogy), make("button.small", { type: "submit" }, "Draw"), wrong), shown);
+}
 
 function near(list) {
   return table("The nearest rows", ["token", ["cosine", "derived"], ""],
