@@ -4,8 +4,8 @@
     python -m scripts.served.restart --models smollm2 1b.Q4_K_M.gguf    # bench/shapes.py makes the second
 
 Each round starts a server, sends the prompt twice and stops the server: the first answer has its pages from
-disk, the second from memory. Before the rounds one server reads the prompt without them. All answers must have
-the same log-probabilities, to the bit. Seconds are those of the whole request for one token.
+disk, the second from memory. Before the rounds one server reads the prompt without them. All answers must
+have the same log-probabilities, to the bit. Seconds are those of the whole request for one token.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def _files(folder: Path) -> list[tuple[int, int, Path]]:
 
 def check_folder(folder: Path) -> None:
     """Make a folder for this user alone. UserError for one of another user, or that others can write to:
-    whoever writes pages chooses what the model takes for its own reading of a text.
+    a process that writes pages chooses what the model takes for its own reading of a text.
     """
     with disk_errors(folder, OTHER_HOME):
         if folder.exists() and not folder.is_dir():
