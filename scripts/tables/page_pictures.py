@@ -29,8 +29,8 @@ SENTENCE = "The%20capital%20of%20France%20is"
 
 def answered(tab: Any) -> None:
     """An answer of the model, written once for all views of the chat."""
-    if tab.locator(".answer").count():
-        tab.get_by_role("link", name="Chat").click()
+    tab.get_by_role("link", name="Chat").click()
+    if tab.locator(".turns .answer").count():
         return
     tab.get_by_text("Settings, edits and colours").click()
     tab.get_by_label("seed").fill(str(SEED))
@@ -72,7 +72,10 @@ def edits(tab: Any) -> None:
 
 
 def tree(tab: Any) -> None:
-    """An answer that went on from another token."""
+    """An answer that went on from another token, without the edits of the picture before."""
+    undo = tab.get_by_role("button", name="Undo")
+    if undo.is_visible():
+        undo.click()
     panel("Alternatives")(tab)
     tab.get_by_role("button", name="Continue").nth(1).click()
     tab.wait_for_function("() => !/Stop/.test(document.querySelector('.composer button').textContent)")
@@ -104,6 +107,7 @@ def safety(tab: Any) -> None:
     at("#safety", ".conversation")(tab)
     tab.locator(".safety form button[type=submit]").click()
     tab.locator(".safety h3").get_by_text("Causal check").wait_for()
+    tab.locator(".conversation").evaluate("one => one.scrollIntoView()")
 
 
 def tour(tab: Any) -> None:
@@ -111,6 +115,7 @@ def tour(tab: Any) -> None:
     at("#tours", ".tour-list")(tab)
     tab.locator(".tour-list button").nth(5).click()
     tab.locator(".tour-say").wait_for()
+    tab.locator(".chapter :is(table, canvas)").first.wait_for()
 
 
 VIEWS: dict[str, Callable[[Any], None]] = {
@@ -119,6 +124,7 @@ VIEWS: dict[str, Callable[[Any], None]] = {
     "lens": panel("Lens"),
     "features": card,
     "why": panel("Why"),
+    "edits": edits,
     "tree": tree,
     "inside": at(f"#inside/{SENTENCE}", "#views section"),
     "how": at(f"#how/tokenizers/{SENTENCE}", ".chapter :is(table, canvas, .diagram)"),
@@ -127,7 +133,6 @@ VIEWS: dict[str, Callable[[Any], None]] = {
     "safety": safety,
     "tours": at("#tours", ".tour-list"),
     "tour": tour,
-    "edits": edits,
 }
 PICTURES = ("attention", "chat", "edits", "features", "how", "lens", "safety", "tour", "training", "tree")
 PICTURES += ("why",)

@@ -2,7 +2,7 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { button, count, drawn, fixed, form, labelled, make, percent, remark, slider, status } from "../elements.js";
+import { button, count, drawn, fixed, form, labelled, make, percent, readable, remark, slider, status } from "../elements.js";
 import { surprise } from "./answer.js";
 import { instead } from "./server.js";
 
@@ -122,7 +122,7 @@ export class Checkpoints {
     const one = this.found?.get(this.step);
     if (!one) return;
     const tokens = one.tokens.map(({ text, nats }) => make("span", { class: `t ${nats === null ? "" : `p${surprise(-nats)}`}`,
-      title: nats === null ? "no token before it" : `${fixed(nats, 2)} nats, ${percent(Math.exp(-nats))}` }, text));
+      title: nats === null ? "no token before it" : `${fixed(nats, 2)} nats, ${percent(Math.exp(-nats))}` }, readable(text)));
     const best = one.induction ? ` Its strongest induction head is ${one.induction.layer}.${one.induction.head}, with ${percent(one.induction.score)} of its attention.` : "";
     this.read.replaceChildren(make("p.answer.read", tokens),
       remark(one.mean === null ? "" : `Mean surprisal ${fixed(one.mean, 3)} nats a token: it gave each token a probability of ${percent(Math.exp(-one.mean))}, as a geometric mean.${best}`));

@@ -1,6 +1,6 @@
 // What a run wrote while it trained: samples by step, and its answers to held-out questions with their scores.
 
-import { fixed, make } from "../elements.js";
+import { fixed, make, readable } from "../elements.js";
 
 const SHOWN = 12;
 
@@ -19,7 +19,7 @@ function until(list, step) {
 function texts(list, step) {
   const [at, shown] = until(list, step);
   if (!shown.length) return [];
-  return [make("h3", `Samples after step ${at}`), ...shown.slice(0, SHOWN).map(({ prompt, text }) => make("p.sample", make("span.quiet", prompt), text))];
+  return [make("h3", `Samples after step ${at}`), ...shown.slice(0, SHOWN).map(({ prompt, text }) => make("p.sample", make("span.quiet", readable(prompt)), readable(text)))];
 }
 
 function answers(list, step) {
@@ -31,6 +31,6 @@ function answers(list, step) {
     const first = before.get(one.question);
     return make("details.answered", make("summary", score(one), " ", one.question),
       make("dl", ...[["expected", one.answer], ["answer", one.completion], ...(first && first !== one && first.step < at ? [[`after step ${first.step}`, first.completion]] : [])]
-        .flatMap(([name, text]) => [make("dt.quiet", name), make("dd.sample", text)])));
+        .flatMap(([name, text]) => [make("dt.quiet", name), make("dd.sample", readable(text))])));
   })];
 }
