@@ -7,7 +7,7 @@ import { clamp, cut, freshId, make, tag } from "./elements.js";
 const MANY = 16384; // cells of a map that is drawn as tiles
 const TILE = 256; // cells on a side of one
 
-// The state of a map that stands alone: it follows no token.
+// The state of a map of its own: it follows no token.
 export const ALONE = { hovered: null, page: { later: (_, task) => requestAnimationFrame(task), hover() {} } };
 
 // A legend of parts of 1.

@@ -12,7 +12,7 @@ class State {
     Object.assign(this, { layer, head, source, pair: null });
   }
 
-  // Selects; `linked`: in what stands beside it too.
+  // Selects; `linked`: in what is beside it too.
   set(change, linked = true) {
     Object.assign(this, change);
     this.head = Math.min(this.head, this.explanation.heads[this.layer] - 1);
