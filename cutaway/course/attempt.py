@@ -39,7 +39,10 @@ class Printed(io.StringIO):
 def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
     """The verdict on a file. UserError where there is none."""
     if not file.is_file():
-        raise UserError(f"{file} is not there: `cutaway course start {exercise.chapter}` writes it")
+        raise UserError(
+            f"{file} is not there: `cutaway course start {exercise.chapter}` writes it, and "
+            "--file names another one"
+        )
     command = [sys.executable, "-m", "cutaway.course.attempt", exercise.number, str(file), str(seed)]
     try:
         done = subprocess.run(

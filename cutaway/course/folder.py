@@ -12,6 +12,7 @@ from cutaway.errors import UserError
 from cutaway.store import files
 
 PROGRESS = "progress.json"
+ELSEWHERE = "give another folder by --folder"
 ASSISTANTS = """# For assistants
 
 The person in this folder takes a course, and learns by writing these functions. Help as a teacher does:
@@ -38,16 +39,22 @@ def path_of(folder: Path, exercise: Exercise) -> Path:
 
 def start(chapter: Chapter, folder: Path) -> list[Path]:
     """Write the stubs of a chapter that are not there yet; the files that were written."""
+    files.check_folder(folder)
     written = []
     for exercise in chapter.exercises:
         path = path_of(folder, exercise)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path.parent)
             files.write(path, exercise.stub)
             written.append(path)
     if not (folder / "AGENTS.md").exists():
         files.write(folder / "AGENTS.md", ASSISTANTS)
     return written
+
+
+def _make(folder: Path) -> None:
+    with files.disk_errors(folder, ELSEWHERE):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def progress(folder: Path) -> dict[str, Standing]:
@@ -56,7 +63,7 @@ def progress(folder: Path) -> dict[str, Standing]:
     if not path.exists():
         return {}
     try:
-        kept = json.loads(path.read_text("utf-8"))
+        kept = json.loads(path.read_text("utf-8-sig"))  # an editor may have put a byte order mark before it
         return {number: Standing(bool(one["passed"]), int(one["tries"])) for number, one in kept.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -72,6 +79,6 @@ def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
     now = Standing(before.passed or verdict.passed, before.tries + 1)
     kept[exercise.number] = now
     document = {number: {"passed": one.passed, "tries": one.tries} for number, one in sorted(kept.items())}
-    folder.mkdir(parents=True, exist_ok=True)  # `course check --file` needs no chapter to be started
+    _make(folder)  # `course check --file` needs no chapter to be started
     files.write(folder / PROGRESS, json.dumps(document, indent=1))
     return now

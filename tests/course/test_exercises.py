@@ -200,3 +200,24 @@ def test_every_chapter_has_a_text_that_names_its_exercises() -> None:
         assert f"cutaway course start {chapter.number}" in text
         for exercise in chapter.exercises:
             assert f"| {exercise.number} | `{exercise.name}(" in text, exercise.number
+
+
+def test_a_check_that_cannot_be_kept_still_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_bytes(b"def project(x, weight):\r\n    return x @ weight.T\r\n")
+    Path("file").write_text("")
+    assert cli.main(["course", "start", "6", "--folder", "file"]) == 2
+    assert "file is a file: give a folder's name" in capsys.readouterr().err
+    check_own = ["course", "check", "6.1", "--file", "own.py"]
+    assert cli.main([*check_own, "--folder", "file"]) == 0, "lines end as on Windows"
+    found = capsys.readouterr()
+    assert "6.1 Project: passed" in found.out and "not kept: file" in found.err and "--folder" in found.err
+    Path("course").mkdir()
+    Path("course/progress.json").write_text("{")
+    assert cli.main(check_own) == 0 and "progress.json is damaged" in capsys.readouterr().err
+    Path("course/progress.json").write_bytes(b'\xef\xbb\xbf{"6.2": {"passed": true, "tries": 1}}\r\n')
+    assert folder.progress(Path("course"))["6.2"].passed
+    assert cli.main(["course", "check", "6.2"]) == 2
+    assert "writes it, and --file names another one" in capsys.readouterr().err
