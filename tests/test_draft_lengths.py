@@ -178,7 +178,7 @@ STEPS: dict[str, Callable[[int, int], float]] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_drafts_never_slow_a_text_by_more_than_3_percent(name: str, texts: int):
     def paces(right: float, a_token: float = 0.0) -> list[float]:
-        return [pace(texts, right, lambda rows: STEPS[name](rows, texts), seed, a_token) for seed in range(3)]
+        return [pace(texts, right, lambda rows: STEPS[name](rows, texts), seed, a_token) for seed in range(2)]
 
     for right in (0.0, 0.2, 0.5):
         assert np.mean(paces(right)) > 0.975
