@@ -59,7 +59,8 @@ def test_everything_that_the_shell_loads_is_served_and_nothing_else(server: Serv
 def test_the_pages_own_code_is_small(server: Server) -> None:
     """All that a browser loads which visits every view of the page; files of reports alone are left out.
 
-    Code counts without its comments and its indentation, and the wire as it is sent.
+    Code counts without its comments and its indentation, then the files as they are, and the wire as it is
+    sent. The files' bar is 300,000 bytes, which they do not keep yet: docs/results/spine.md.
     """
     loaded: set[str] = set()
     left = re.findall(r'(?:href|src)="page/([^"]+)"', bundle.read("app/shell.html"))
@@ -74,7 +75,8 @@ def test_the_pages_own_code_is_small(server: Server) -> None:
     lines = [line.strip() for name in loaded for line in bundle.read(name).splitlines()]
     code = [line for line in lines if line and not line.startswith(("//", "/*"))]
     assert len(loaded) > 50 and loaded <= page.NAMES
-    assert sum(len(line.encode()) + 1 for line in code) < 300_000
+    assert sum(len(line.encode()) + 1 for line in code) < 290_000
+    assert sum(len(bundle.read_bytes(name)) for name in {*loaded, "app/shell.html"}) < 328_000
     headers = {"Accept-Encoding": "gzip"}
     answer = server.get("/page/app/main.js", headers=headers)
     assert answer.headers["content-encoding"] == "gzip" and answer.text == bundle.read("app/main.js")
