@@ -99,7 +99,7 @@ def training(tab: Any) -> None:
     at("#training", ".run-name")(tab)
     tab.locator(".training button.link").last.click()
     tab.get_by_text(re.compile("no token became|largest drop")).wait_for()
-    tab.locator(".scrub").scroll_into_view_if_needed()
+    tab.locator(".scrub").evaluate("one => one.scrollIntoView()")
 
 
 def safety(tab: Any) -> None:
