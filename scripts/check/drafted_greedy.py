@@ -83,7 +83,7 @@ def tiny_cases(engine: str, count: int) -> list[Case]:
 
 def case(model: str, engine: str, count: int) -> Case:
     """A model, and prompts out of the documentation and this script's own code."""
-    lm: Any = cutaway.load(model, engine="definition" if engine == "pytorch" else engine)
+    lm: Any = cutaway.load(model, engine=engine)
     root = Path(__file__).parents[2]
     texts = [path.read_text("utf-8") for path in sorted([*root.glob("docs/*.md"), *root.glob("bench/*.py")])]
     ids, dice = lm.ids("".join(texts)), np.random.default_rng(0)
