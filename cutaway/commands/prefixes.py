@@ -54,13 +54,19 @@ def slots(lm: Any, folder: Path | None, size: str, key_file: Path | None) -> Sav
 def saver(lm: Any, key_file: Path | None, option: str) -> Saver:
     """How a model's pages are written. UserError where another engine than the runtime answers."""
     from cutaway.generate.batch.saved_text import Saver
-    from cutaway.generate.engine import Storable
 
-    name, why = lm.engine_choice
-    if name != "runtime" or not isinstance(lm.engine, Storable):
+    if not storable(lm):
+        name, why = lm.engine_choice
         why = f"the PyTorch model answers here, because {why}" if name != "runtime" else "the core is absent"
         raise UserError(f"{option} keeps pages of the runtime, and {why}: leave it out")
     return Saver(lm.engines.pages_digest, seal(key_file))
+
+
+def storable(lm: Any) -> bool:
+    """Whether a model's pages can be written."""
+    from cutaway.generate.engine import Storable
+
+    return lm.engine_choice[0] == "runtime" and isinstance(lm.engine, Storable)
 
 
 def place(folder: Path) -> Path:

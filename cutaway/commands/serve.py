@@ -401,7 +401,7 @@ class Loader:
         pooling, lengths = self.loading.pooling or stated(lm.checkpoint), dimensions(lm.checkpoint)
         # Errors name no path of the machine.
         lm.checkpoint = replace(lm.checkpoint, source=Path(name), origin=lm.checkpoint.path)
-        scheduler = slots = None
+        scheduler = kept = slots = None
         if not lm.is_encoder:
             engine = lm.engine
             whole = -(-engine.max_context // engine.page) * engine.page
@@ -411,8 +411,9 @@ class Loader:
             if loading.draft is not None and first is None:
                 drafting = lm.drafting(drafts(loading.draft, loading.engine, loading.strict))
             own = (loading.prefix_cache_size, loading.prefix_cache_key_file)
-            kept = prefixes.opened(lm, loading.prefix_cache, *own)
-            slots = prefixes.slots(lm, loading.slot_save_path, *own)
+            if first is None or prefixes.storable(lm):  # of further models those that the runtime answers
+                kept = prefixes.opened(lm, loading.prefix_cache, *own)
+                slots = prefixes.slots(lm, loading.slot_save_path, *own)
             scheduler = limits.scheduler(engine, lm.tokenizer, drafting, kept)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
         if first is not None:

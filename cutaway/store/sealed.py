@@ -27,7 +27,7 @@ from cutaway.extras import need
 MAGIC = b"CUTSEAL1"
 HEADER = struct.Struct("<8s?7xQ16s")
 TAG, NONCE, OWN_TAG = 32, 12, 16
-LEAST_SECRET = 32  # bytes of a secret
+LEAST_SECRET, MOST_SECRET = 32, 1 << 16  # bytes of a secret
 
 
 class DamagedError(Exception):
@@ -144,7 +144,8 @@ def secret_from(file: Path | None, variable: str) -> bytes | None:
         text = os.environ.get(variable, "").strip()
         return text.encode("utf-8", "surrogateescape") or None
     try:
-        return file.read_bytes().strip()
+        with file.open("rb") as opened:
+            return opened.read(MOST_SECRET).strip()
     except OSError as error:
         raise UserError(f"{file}: the key cannot be read: {error.strerror or error}") from None
 

@@ -27,14 +27,14 @@ from typing import Any
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.prefix_cache import Absent
 from cutaway.generate.engine import Storable
-from cutaway.store.files import OTHER_HOME, atomic_file, disk_errors
+from cutaway.store.files import OTHER_HOME, atomic_file, disk_errors, part_of
 from cutaway.store.sealed import DamagedError, Seal
 
 LONG = 256  # ids that a prompt has at least to be kept: a shorter one is read as fast
 PENDING = 512 << 20  # bytes of pages that wait to be written, of more texts than one; more are not kept
 PAUSE = 60.0  # seconds without writing after a write failed
 STEP = 1000  # nanoseconds by which a page counts as less recently used than the one before it
-OWN = re.compile(r"[0-9a-f]{40}")
+OWN = re.compile(r"[0-9a-f]{16}/[0-9a-f]{40}")  # of the folder's files those that are pages
 PRIVATE, OTHERS = 0o600, 0o022
 log = logging.getLogger("cutaway.prefixes")
 
@@ -71,7 +71,7 @@ class PrefixStore:
 
     def has(self, key: bytes) -> bool:
         """Whether there is a file for the page with this key."""
-        return self._path(key).exists()
+        return self._path(key).is_file()
 
     def fetch(
         self,
@@ -157,9 +157,13 @@ class PrefixStore:
                 path = self._path(key)
                 if path.exists():
                     continue
-                with atomic_file(path, mode=PRIVATE) as out:
-                    self._seal.write(out, self._model + key, engine.page_arrays(page, number))
-                written += 1
+                try:
+                    with atomic_file(path, mode=PRIVATE) as out:
+                        self._seal.write(out, self._model + key, engine.page_arrays(page, number))
+                    written += 1
+                except OperationalError:
+                    if not part_of(path).exists():  # or another process writes the same page
+                        raise
         except (OperationalError, UserError) as error:
             log.warning("Prefixes are not kept for %.0f s: %s", PAUSE, error)
             self._paused = time.monotonic() + PAUSE
@@ -200,7 +204,7 @@ def _files(folder: Path) -> list[tuple[int, int, Path]]:
     """The pages in a folder, of all models: when each was last used, its bytes, and its path."""
     found = []
     for path in folder.glob("*/*"):
-        if OWN.fullmatch(path.name):
+        if OWN.fullmatch(f"{path.parent.name}/{path.name}"):
             with suppress(OSError):
                 status = path.stat(follow_symlinks=False)
                 found.append((status.st_mtime_ns, status.st_size, path))
