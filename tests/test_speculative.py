@@ -527,7 +527,7 @@ def test_a_server_tells_what_was_drafted(monkeypatch: pytest.MonkeyPatch):
 
     usual = serving.Limits.scheduler
     made = Drafting(PromptLookup(), Always())
-    monkeypatch.setattr(serving.Limits, "scheduler", lambda *given: usual(*given, made))
+    monkeypatch.setattr(serving.Limits, "scheduler", lambda *given, **more: usual(*given, made, **more))
     with serving.running(serving.model()) as server:
         body = {"prompt": [7, 8, 9] * 4, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
         counts = server.post("/v1/completions", body).json()["usage"]["completion_tokens_details"]
