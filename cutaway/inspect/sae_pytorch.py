@@ -28,6 +28,7 @@ from cutaway.weights import safetensors
 AUX, AUX_FEATURES = 1 / 32, 256
 PENALTY, WIDTH = 0.1, 0.5  # of jumprelu: the penalty's weight, the rectangle's width
 FIRST_THRESHOLD = 0.5
+SMALL = 0.1  # the norm of a first encoder row that is no decoder's
 KEPT = 0.99  # of batch_topk's threshold, an exponential mean over steps
 EVERY = 200  # steps between two checkpoints
 Batches = Callable[[int], tuple[np.ndarray, np.ndarray]]  # of a step: what is read [b x], written [b y]
@@ -49,12 +50,18 @@ class Part:
 
 
 def begun(card: Card, reads: slice, writes: slice, number: int) -> Part:
-    """A part with its first weights: random directions, the same both ways where it reads what it writes."""
+    """A part with its first weights: random directions, the same both ways where it reads what it writes.
+
+    Otherwise the two have nothing to do with each other yet, and features begin small: what they write at
+    first is noise beside the mean, which training would have to take back.
+    """
     generator = torch.Generator().manual_seed(card.seed + number)
     x, y, f = reads.stop - reads.start, writes.stop - writes.start, card.features
     decoder = F.normalize(torch.randn(f, y, generator=generator), dim=1)
     same = card.reads == card.writes
     encoder = decoder.clone() if same else F.normalize(torch.randn(f, x, generator=generator), dim=1)
+    if not same and card.activation != "jumprelu":  # whose first threshold is of their size
+        encoder *= SMALL
     start = FIRST_THRESHOLD if card.activation == "jumprelu" else 0.0
     of = {"W_enc": encoder, "b_enc": torch.zeros(f), "W_dec": decoder, "b_dec": torch.zeros(y)}
     of |= {"W_skip": torch.zeros(y, x)} if card.skip else {}
