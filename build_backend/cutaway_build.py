@@ -165,7 +165,7 @@ def _zig(folder: Path) -> dict[str, str]:
         return {}
     zig = Path(package.origin).parent / ("zig.exe" if sys.platform == "win32" else "zig")
     # The same flags for every call, CMake's tests too: zig builds its C++ library once for each set of flags.
-    flags = f"-target {target} -O3 -fno-sanitize=undefined"
+    flags = f"-target {target} -O3 -g0 -fno-sanitize=undefined"  # -g0: it would write debug information
     if sys.platform == "win32":  # where no script is a program, and CMake takes the arguments with it
         caches = {"ZIG_LOCAL_CACHE_DIR": str(folder / "cache"), "CMAKE_GENERATOR": "Ninja"}
         return caches | {name: f'"{zig}" {tool} {flags}' for name, tool in (("CC", "cc"), ("CXX", "c++"))}

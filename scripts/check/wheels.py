@@ -61,7 +61,7 @@ def build(bin: Path, commit: str, folder: Path) -> Path:
     subprocess.run(f"git -C {ROOT} archive {commit} | tar -x -C {tree}", shell=True, check=True)
     compiler = folder / "c++"
     compiler.write_text(
-        f'#!/bin/sh\nexec {bin}/python -m ziglang c++ -target {TARGET} -O3 -fno-sanitize=undefined "$@"\n'
+        f'#!/bin/sh\nexec {bin}/python -m ziglang c++ -target {TARGET} -O3 -g0 -fno-sanitize=undefined "$@"\n'
     )
     compiler.chmod(0o755)
     caches = {"ZIG_LOCAL_CACHE_DIR": str(folder / "cache"), "ZIG_GLOBAL_CACHE_DIR": str(bin.parent / "zig")}
