@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.engine import Engine, Rewindable, Rewinding
+from cutaway.generate.engine import Engine, Rewindable
 
 EditHooks = Callable[[int], Mapping[str, Callable[[Any], Any]]] | Sequence[Any]
 """Edits of a model's activations as its engine takes them: for a forward pass that begins at a position, the
@@ -86,8 +86,9 @@ class Session:
 
     def mark(self) -> None:
         """Before a draft is read: a recurrence can come back to what it holds now."""
-        if isinstance(self.engine, Rewinding):
-            self.engine.mark(self._state)
+        mark = getattr(self.engine, "mark", None)  # by name: whether it is `Rewinding` takes long to ask
+        if mark is not None:
+            mark(self._state)
 
     def truncate(self, length: int) -> None:
         """Keep the first ``length`` ids; where the state cannot be rewound, they are read again."""
