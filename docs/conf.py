@@ -61,6 +61,7 @@ LANDMARKS = {
     '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="On this page">',
     '<div class="content-icon-container">': '<div class="content-icon-container" role="navigation" '
     'aria-label="This page\'s tools">',
+    '<div id="search-results"></div>': '<h1>Search</h1><div id="search-results"></div>',
 }
 RECORDING = DOCS.parent / "cutaway/page/app/recording.bin"
 FRAME = """
@@ -115,7 +116,7 @@ def _by_keyboard(app: Any, name: str, template: str, context: dict[str, Any], tr
 
 
 def _name_landmarks(app: Any, failed: Exception | None) -> None:
-    """Name the regions of the theme's pages, so that a screen reader tells them apart."""
+    """Name the regions of the theme's pages for screen readers; the page of the search gets a title."""
     if failed is not None or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
