@@ -30,8 +30,13 @@ function begin() {
   if (!page || !globalThis.OffscreenCanvas || !globalThis.Worker) return null;
   const address = new URL("../tiles.js", page.src).href;
   // The page's policy allows this one script as a worker, and no other text as a script.
-  const policy = globalThis.trustedTypes?.createPolicy("cutaway-tiles", { createScriptURL: () => address });
-  const made = new Worker(policy?.createScriptURL("") ?? address, { type: "module" });
+  let made = null;
+  try {
+    const policy = globalThis.trustedTypes?.createPolicy("cutaway-tiles", { createScriptURL: () => address });
+    made = new Worker(policy?.createScriptURL("") ?? address, { type: "module" });
+  } catch {
+    return null; // another policy than this server's is in front of it
+  }
   made.onmessage = ({ data: { id, bitmap } }) => {
     waiting.get(id).done(bitmap);
     waiting.delete(id);
