@@ -118,6 +118,11 @@ def _code(arguments: list[str]) -> int:
         return _complain(
             sentence(f"`{' '.join(['cutaway', *arguments[:1]])}` with these options", problem.name), USER
         )
+    except ImportError as problem:
+        if (reason := _unloadable(problem)) is None:
+            raise
+        remedy = "install what is named with the system's packages (libstdc++.so.6 is Debian's libstdc++6)"
+        return _complain(f"a compiled library cannot be loaded ({reason}): {remedy}", FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -129,6 +134,17 @@ def _code(arguments: list[str]) -> int:
             return _complain(f"{problem.filename}: {problem.strerror}", USER if absent else FAILURE)
         _discard_output()
         return _complain(f"standard output cannot be written: {problem.strerror or problem}", FAILURE)
+
+
+def _unloadable(problem: BaseException) -> str | None:
+    """What the system's loader has against a compiled library, such as numpy's; None for another problem."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        for phrase in ("cannot open shared object file", "DLL load failed", "' not found (required by"):
+            if phrase in str(cause) and "\n" not in str(cause):
+                return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _discard_output() -> None:

@@ -311,3 +311,21 @@ def test_what_errors_quote_is_one_short_line() -> None:
         quoted("é\x1b") == "'é\\x1b'"
         and visible("a\n\té🦜\x1b[0m\x9b\ud800") == "a\n\té🦜\\x1b[0m\\x9b\\ud800"
     )
+
+
+def test_a_library_that_cannot_be_loaded_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(arguments: list[str]) -> int:
+        try:
+            raise ImportError("libstdc++.so.6: cannot open shared object file: No such file or directory")
+        except ImportError as error:
+            raise ImportError("\nIMPORTANT: pages of advice") from error
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["explain", "text"]) == cli.FAILURE
+    printed = capsys.readouterr().err
+    assert "libstdc++.so.6: cannot open" in printed and "libstdc++6" in printed and "IMPORTANT" not in printed
+    monkeypatch.setattr(cli, "_run", lambda arguments: exec("raise ImportError('cannot import name x')"))
+    with pytest.raises(ImportError, match="name x"):  # an error of ours is not hidden
+        cli.main(["explain", "text"])
