@@ -1,6 +1,7 @@
 """`cutaway doctor`: a sound installation has no fault; each planted defect is found, with what mends it."""
 
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -49,6 +50,22 @@ def test_a_core_that_computes_other_numbers(capsys: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(formats, "unpack", lambda packed: formats.unpack_reference(packed) * 1.0001)
     code, found, _ = checks(capsys)
     assert code == 1 and "other numbers than its reference" in found["core"]["found"]
+
+
+def test_a_core_that_was_cut_short_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was full leaves one: the loader takes it, and the process would end by SIGBUS."""
+    spec = importlib.util.find_spec("cutaway._core")
+    if spec is None or spec.origin is None or not sys.platform.startswith("linux"):
+        pytest.skip("there is no ELF file")
+    whole = Path(spec.origin).read_bytes()
+    assert not library._cut_short(spec.origin)
+    for size in (len(whole) - 1, 100_000, 50):
+        (cut := tmp_path / f"{size}.so").write_bytes(whole[:size])
+        assert library._cut_short(str(cut)), size
+    spec.origin = str(tmp_path / "100000.so")
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.delenv("CUTAWAY_PURE", raising=False)
+    assert "is cut short" in str(library._load.__wrapped__())
 
 
 @pytest.mark.parametrize(

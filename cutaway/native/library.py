@@ -12,6 +12,7 @@ import ctypes
 import importlib.util
 import math
 import os
+import struct
 import warnings
 from functools import cache
 from pathlib import Path
@@ -102,6 +103,8 @@ def _load() -> ctypes.CDLL | str:
     if spec is None or spec.origin is None:
         return _unbuilt_reason()
     try:
+        if _cut_short(spec.origin):
+            return f"The native core is cut short ({spec.origin}); install Cutaway again."
         core = ctypes.CDLL(spec.origin)
         abi = core.cutaway_abi()
     except (OSError, AttributeError) as error:
@@ -110,6 +113,16 @@ def _load() -> ctypes.CDLL | str:
         return f"The native core was built for another version ({abi}, not {ABI}); install Cutaway again."
     _use_isa(core)
     return core
+
+
+def _cut_short(path: str) -> bool:
+    """Whether an ELF file ends before its last table: the loader maps it, and its first use is a SIGBUS."""
+    with open(path, "rb") as file:
+        head, end = file.read(64), file.seek(0, os.SEEK_END)
+    if head[:6] != b"\x7fELF\x02\x01":  # of 64 bits, little endian: what Linux has here
+        return False
+    size, count = struct.unpack_from("<HH", head.ljust(64, b"\0"), 58)
+    return struct.unpack_from("<Q", head.ljust(64, b"\0"), 40)[0] + size * count > end
 
 
 def _use_isa(core: ctypes.CDLL) -> None:
