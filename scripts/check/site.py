@@ -124,6 +124,8 @@ def faults(folder: Path, word: str = "") -> Iterator[str]:
             tab.evaluate(axe)
             found = [*_looks(tab, SIDEBAR if path.name != "index.html" else ""), *noted]
             noted.clear()
+            if path.parent.name == "views":  # one view is a frame in a chapter, which has the heading
+                found = [one for one in found if "page-has-heading-one" not in one]
             yield from (f"{path.relative_to(folder)}: {one}" for one in found)
         browser.close()
 
