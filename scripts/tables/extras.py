@@ -28,7 +28,8 @@ OPENS = {
     "eval": "`eval --harness`, `--tasks reasoning_gym:NAME`, `finetune grpo` with such tasks; `verify` "
     "against transformers and llama.cpp",
     "agent": "`chat --tools`, `lm.agent`, MCP servers; tools, JSON schemas and grammars in `serve`",
-    "serve": "`agent`, and for an operator `serve --otlp-endpoint`, signed bundles, `audit --public-key`",
+    "serve": "`agent`, and for an operator `serve --otlp-endpoint`, `--prefix-cache-key-file`, "
+    "signed bundles, `audit --public-key`",
     "all": "all of these",
     "umap": "`embed map --method umap`",
     "ray": "comparing, tokenizing and counting words on several machines",
