@@ -318,8 +318,9 @@ class Continuation:
         """How tokens are drafted: from earlier text, by a head, or by a smaller model of one vocabulary."""
         if speculate == "lookup":
             return Drafting(PromptLookup())
-        if speculate == "mtp" or isinstance(speculate, Path):
-            head = self.engines.draft_head(None if speculate == "mtp" else speculate)
+        folder = None if speculate == "mtp" else speculate
+        if folder is None or isinstance(folder, Path):
+            head = self.engines.draft_head(folder)
             return Drafting(HeadProposer(head, len(self.get_tokenizer())))
         if not isinstance(speculate, Drafts):
             known = '"lookup", "mtp", a smaller model, or the Path of an EAGLE-3 head'

@@ -124,8 +124,7 @@ def finetune(
         source = str(output or (run_folder.newest("finetune") if source is None else methods.last(source)))
         console.note(f"Continuing {source}.")
     assert source is not None
-    if draft:
-        _check_draft(source, task, check)
+    _check_draft(draft, source, task, check)
     options = {"base": model, "data.path": data, "data.task": task, "epochs": epochs, "steps": steps}
     options |= {"learning-rate": lr, "batch-size": batch_size, "seed": seed}
     own = [f"--{name}={value}" for name, value in options.items() if value is not None]
@@ -133,21 +132,16 @@ def finetune(
     changes = [*own, *changes]
     begun = (Path(source) / RUN).is_file()
     folder = output or (Path(source) if begun else Path("runs") / ("draft" if draft else Path(source).stem))
-    sampled = methods.learns_task(source, ())
     if config.may_be_unknown(changes[len(own) :], methods.entries(source, ())):
-        _check_names(source, changes, sampled)
+        _check_names(source, changes, methods.learns_task(source, ()))
     sampled = methods.learns_task(source, changes)
     continues = resume and (folder / RUN).is_file()
-    if not check and (begun or continues):
-        run_folder.check(folder, resume, "finetune")
     if not check:
+        if begun or continues or draft:
+            run_folder.check(folder, resume, "finetune")
         check_folder(folder)
     if draft:
-        from cutaway.commands import finetune_draft
-
-        if not continues:
-            run_folder.check(folder, resume, "finetune")
-        changes = [*finetune_draft.prepared(data, model, folder, seed), *_without_base(changes)]
+        changes = _draft_changes(changes, data, model, folder, seed)
     if sampled:
         methods.check_task(methods.entries(source, changes))
     elif check or not continues:
@@ -158,33 +152,35 @@ def finetune(
 
     recipe = rewards if sampled else examples
     run = recipe.read(source, changes)
-    if not check:
-        run_folder.check(folder, resume, "finetune")
     if check:
         _check_task(run, json) if isinstance(run, rewards_config.RewardsConfig) else _check(run, json)
         return
+    run_folder.check(folder, resume, "finetune")
     _train(run, folder, recipe, resume)
-    if (folder / DRAFTS_FOR).is_file():
-        from cutaway.commands import finetune_draft
-
-        finetune_draft.judge(folder)
 
 
-def _check_draft(source: str, task: str | None, check: bool) -> None:
-    """UserError where no draft can be trained so."""
+def _check_draft(draft: bool, source: str, task: str | None, check: bool) -> None:
+    """UserError where a draft is asked for that cannot be trained so."""
+    if not draft:
+        return
     if source != "distill":
         raise UserError(f"--draft goes with the method distill, not with {source}")
     if task is not None or check:
         raise UserError(f"--draft reads prompts from a file: leave out {'--task' if task else '--check'}")
 
 
-def _without_base(changes: Sequence[str]) -> list[str]:
-    """The changes without the model and data, in whose place are the untrained draft and the answers."""
-    return [each for each in changes if not each.startswith(("--base=", "--data.path="))]
+def _draft_changes(
+    changes: Sequence[str], data: Path | None, model: str | None, folder: Path, seed: int | None
+) -> list[str]:
+    """The changes with the untrained draft and the answers in place of the model and the prompts."""
+    from cutaway.commands import finetune_draft
+
+    others = [each for each in changes if not each.startswith(("--base=", "--data.path="))]
+    return [*finetune_draft.prepared(data, model, folder, seed), *others]
 
 
 def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:
-    """The run to its end, by its processes."""
+    """The run to its end, by its processes; a draft is judged then."""
     from cutaway.train import distributed
     from cutaway.train.run import train
 
@@ -193,6 +189,10 @@ def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:
 
     with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder, after) as callback:
         train(run, folder, callback, recipe=recipe, resume=resume, parallel=parallel)
+    if (folder / DRAFTS_FOR).is_file():
+        from cutaway.commands import finetune_draft
+
+        finetune_draft.judge(folder)
 
 
 def _examples(source: str | None, places: list[str], data: Path | None, resume: bool) -> Path | None:

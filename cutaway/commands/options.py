@@ -32,8 +32,8 @@ Draft = Annotated[
     str | None,
     Parameter(
         help="Draft tokens ahead, of which the model verifies several in one reading: by `lookup` in earlier "
-        "text, which may repeat itself, by the model's own heads (`mtp`), by an EAGLE-3 head (its folder), or "
-        "by a smaller model of the same vocabulary. The text is the same."
+        "text, which may repeat itself, by the model's own heads (`mtp`), by an EAGLE-3 head (its folder), "
+        "or by a smaller model of the same vocabulary. The text is the same."
     ),
 ]
 OWN_DRAFTS = ("lookup", "mtp")  # drafts that need no file

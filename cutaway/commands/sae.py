@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -14,7 +14,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
 from cutaway.errors import UserError, plural
 from cutaway.extras import need
-from cutaway.inspect.activations import AGAINST, Activations, beside
+from cutaway.inspect.activations import AGAINST, Activations, opened
 from cutaway.inspect.sae import ACTIVATIONS, KINDS, TESTED, Activation, Kind
 from cutaway.store import files
 
@@ -90,37 +90,25 @@ def train(
     sets = of_kind in ("transcoder", "cross_layer")
     _check_output(output, force, sets)
     _check_words(of_kind, sets, name, html, force)
-    if against is not None and of_kind != "crosscoder":
-        raise UserError(f"--against goes with --kind crosscoder, not with {of_kind}")
-    found = Activations.open(data)
     if against is not None:
-        found = beside(found, Activations.open(against))
+        if of_kind != "crosscoder":
+            raise UserError(f"--against goes with --kind crosscoder, not with {of_kind}")
         name = (*name, *(f"{AGAINST}{one}" for one in name))
+    found = opened(data, against)
     console.use_threads(threads)
-    from cutaway.inspect import sae_training
-
     options = {
         "features": features,
         "activation": keeps,
         "k": k,
         "skip": skip,
-        "steps": steps,
-        "batch": batch,
+        "kind": of_kind,
     }
-    options |= {"learning_rate": learning_rate, "seed": seed, "keep_sinks": keep_sinks}
-    checkpoint = output.with_name(f"{output.name}.part.safetensors")
-    options["kind"] = of_kind
-    with console.watched() as progress, _going_on(output, output if sets else checkpoint, force):
-        if sets:
-            made = sae_training.train_set(found, output=output, progress=progress, **options)
-        else:
-            if force:
-                checkpoint.unlink(missing_ok=True)
-            names = name or _taken(found, of_kind)
-            options |= {"checkpoint": checkpoint, "progress": progress}
-            made = [sae_training.train(found, names, **options)]
-            made[0].save(output, force)
-            checkpoint.unlink(missing_ok=True)
+    options |= {"steps": steps, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    options["keep_sinks"] = keep_sinks
+    if sets:
+        made = _trained_set(found, output, force, options)
+    else:
+        made = [_trained(found, name or _taken(found, of_kind), output, force, options)]
     if html is not None:
         from cutaway.inspect import reports
 
@@ -129,6 +117,30 @@ def train(
         console.print_json([asdict(one.card) for one in made] if sets else asdict(made[0].card))
     else:
         _show(made, output, keep_sinks)
+
+
+def _trained_set(data: Activations, output: Path, force: bool, options: dict[str, Any]) -> list[SAE]:
+    """Dictionaries of all layers, each written when it is trained."""
+    from cutaway.inspect import sae_training
+
+    with console.watched() as progress, _going_on(output, output, force):
+        return sae_training.train_set(data, output=output, progress=progress, **options)
+
+
+def _trained(
+    data: Activations, names: Sequence[str], output: Path, force: bool, options: dict[str, Any]
+) -> SAE:
+    """One dictionary, written where it is asked for."""
+    from cutaway.inspect import sae_training
+
+    checkpoint = output.with_name(f"{output.name}.part.safetensors")
+    if force:
+        checkpoint.unlink(missing_ok=True)
+    with console.watched() as progress, _going_on(output, checkpoint, force):
+        made = sae_training.train(data, names, checkpoint=checkpoint, progress=progress, **options)
+        made.save(output, force)
+        checkpoint.unlink(missing_ok=True)
+    return made
 
 
 def _taken(data: Activations, kind: Kind) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
 from cutaway.errors import UserError, visible
 from cutaway.inspect import feature_labels, feature_pages, sae_folders, steering
 from cutaway.inspect import features as of_features
-from cutaway.inspect.activations import Activations, beside
+from cutaway.inspect.activations import Activations, opened
 from cutaway.inspect.edits import Add, to_json
 from cutaway.inspect.features import Effects, Example, Scan
 from cutaway.inspect.sae import LAYER, SAE
@@ -94,8 +94,7 @@ def features(
     for one in label:
         _set(folder, made, one)
     console.use_threads(threads)
-    dataset = Activations.open(data)
-    dataset = dataset if against is None else beside(dataset, Activations.open(against))
+    dataset = opened(data, against)
     loaded = lm.load(console.model_path(model or made.card.model))
     with console.watched() as progress:
         view = _View(made, dataset, loaded, folder, list(feature), search, progress)

@@ -200,6 +200,12 @@ def beside(data: Activations, other: Activations) -> Activations:
     return Activations(shards, data.facts | {"against": other.facts["model"]})
 
 
+def opened(path: Path, against: Path | None = None) -> Activations:
+    """A dataset, and where there is one the other model's beside it (`beside`)."""
+    data = Activations.open(path)
+    return data if against is None else beside(data, Activations.open(against))
+
+
 def sinks(norms: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Which tokens are attention sinks [n], by their activations' norms and their positions.
 

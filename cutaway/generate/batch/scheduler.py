@@ -489,6 +489,9 @@ def _sample(chunk: Chunk) -> list[Piece] | Exception:
     try:
         if sequence.request.prompt_logprobs is not None and start < len(sequence.prompt):
             sequence.add_prompt_logprobs(start, logits)
-        return sequence.append(chunk) if sequence.decoding else []
+        if not sequence.decoding:
+            return []
+        pieces, chunk.accepted = sequence.append(logits, chunk.draft, chunk.inside)
+        return pieces
     except Exception as error:
         return error

@@ -345,21 +345,26 @@ class ScheduledSequence:
             self.engine.mark(self.state)
         return self.output.history.ids[self.state.length :].tolist()
 
-    def append(self, chunk: Chunk) -> list[Piece]:
-        """Choose from the chunk's logits: the new pieces; at the end the last has the generation."""
-        assert chunk.logits is not None
+    def append(
+        self, logits: np.ndarray, draft: Sequence[int], inside: tuple[LayerInternals, ...]
+    ) -> tuple[list[Piece], int]:
+        """Choose from a chunk's logits: the new pieces, at the end with the generation, and how many ids of
+        the draft were chosen.
+        """
+        accepted = 0
         self._first_token = self._first_token or time.perf_counter()
-        if chunk.draft:
-            pieces, accepted = self.output.append_all(chunk.logits, chunk.draft)
-            if accepted < len(chunk.draft):
-                self.state.truncate(self.state.length - len(chunk.draft) + accepted)
-            chunk.accepted = accepted
-            self.drafted.drafted += len(chunk.draft)
+        if draft:
+            pieces, accepted = self.output.append_all(logits, draft)
+            if accepted < len(draft):
+                self.state.truncate(self.state.length - len(draft) + accepted)
+            self.drafted.drafted += len(draft)
             self.drafted.accepted += accepted
         else:
-            piece = self.output.append(chunk.logits[-1], chunk.inside)
+            piece = self.output.append(logits[-1], inside)
             pieces = [] if piece is None else [piece]
-        return pieces if self.output.finish_reason is None else [*pieces, self._last_piece()]
+        if self.output.finish_reason is not None:
+            pieces = [*pieces, self._last_piece()]
+        return pieces, accepted
 
     def _last_piece(self) -> Piece:
         ended = self.output.stop_logprob is not None  # by an id that is no piece

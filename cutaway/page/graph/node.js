@@ -40,7 +40,7 @@ function about(graph, state, n) {
   return [
     make("h2", node.kind === "logit" || node.kind === "embedding" ? word(drawn(node.name)) : node.name), remark(KINDS[node.kind]),
     make("dl.facts", facts.flatMap(([name, value]) => [make("dt", name), make("dd", value)])),
-    buttons(state, n, node), listing(graph, state, "Reads", state.into[n], n), listing(graph, state, "Is read by", state.from[n], n),
+    buttons(state, n, node), listing(graph, state, "Reads", state.into[n]), listing(graph, state, "Is read by", state.from[n]),
   ];
 }
 
@@ -73,7 +73,7 @@ function buttons(state, n, node) {
   return make("div.tools", pin, into, out);
 }
 
-function listing(graph, state, title, edges, n) {
+function listing(graph, state, title, edges) {
   if (!edges.length) return null;
   const most = Math.max(...edges.map(([, effect]) => Math.abs(effect)));
   const rows = [...edges].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, LISTED).map(([other, effect]) => make("tr",
