@@ -97,7 +97,7 @@ def main() -> None:
     print("| shape | MB | test | Cutaway | llama.cpp | ratio | median ratio |\n|---|---|---|---|---|---|---|")
     for shape in asked.shapes:
         path = written(asked.folder, shape, asked.mix)
-        checkpoint = load.read(path)
+        checkpoint = load.read_checkpoint(path)
         assert isinstance(checkpoint.config, Decoder)
         engine = RuntimeEngine(checkpoint.config, checkpoint.tensors, threads)
         runs = {test: prepared(engine, test) for test in TESTS}

@@ -83,13 +83,13 @@ def _prepare(folder: Path, asked: argparse.Namespace) -> None:
 
     lm = cutaway.load(asked.model)
     lm.save(folder / "base", type="F32")
-    base = cutaway.weights.load.read(folder / "base")
+    base = cutaway.weights.load.read_checkpoint(folder / "base")
     generator = np.random.default_rng(0)
     pairs = {}
     for name, (rows, columns) in _matrices(lm.config):
         a = generator.uniform(-1, 1, (asked.rank, columns)) * columns**-0.5
         pairs[name] = adapters.LowRank(a.astype(np.float32), np.zeros((rows, asked.rank), np.float32), 1.0)
-    adapters.write(folder / "start", pairs, base, str(folder / "base"))
+    adapters.write_adapter(folder / "start", pairs, base, str(folder / "base"))
     text = "\n".join(path.read_text() for path in sorted(Path(__file__).parents[1].glob("docs/**/*.md")))
     np.save(folder / "ids.npy", np.array(lm.tokenizer.encode(text), np.int64))
 
@@ -165,10 +165,10 @@ def _cutaway(asked: argparse.Namespace) -> Step:
     from cutaway.weights import adapters, build, load
 
     packed = "packed" in asked.one
-    at_rest = load.read(store.resolve(asked.model) if packed else Path(asked.folder) / "base")
+    at_rest = load.read_checkpoint(store.resolve(asked.model) if packed else Path(asked.folder) / "base")
     model = build.decoder(at_rest, "packed" if packed else "float32")
     lora.Config(asked.rank, float(asked.rank)).attach(model)
-    start: Any = adapters.read(f"{asked.folder}/start", at_rest)
+    start: Any = adapters.read_adapter(f"{asked.folder}/start", at_rest)
     for name, module in model.named_modules():
         if isinstance(module, lora.LoRALinear):
             module.a.data = torch.from_numpy(np.array(start[f"{name}.weight"].a))

@@ -99,7 +99,7 @@ def _cutaway(asked: argparse.Namespace, folder: Path) -> Seconds:
     words += f" --adapter.rank={asked.rank} --threads={asked.threads} --precision=float32 --compile=never"
     words += f" --base-type={'packed' if 'packed' in asked.one else 'float32'}"
     words += f" --steps={asked.steps + 1} --optimizer.learning-rate={RATE}"
-    run = rewards.read("grpo", words.split())
+    run = rewards.read_rewards_config("grpo", words.split())
     data = rewards.ready(run, folder, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled)
     data.train.settings = replace(data.train.settings, ignore_eos=True)

@@ -57,12 +57,12 @@ def written(folder: Path, name: str, type: str) -> Path:
         return Later(wanted, shape, make)
 
     tensors = Tensors({weight: entry(weight, shape) for weight, shape in config.weights().items()})
-    save.write(path, Checkpoint(config, tensors, None, path))
+    save.write_checkpoint(path, Checkpoint(config, tensors, None, path))
     return path
 
 
 def ours(path: Path) -> dict[str, float]:
-    checkpoint = load.read(path)
+    checkpoint = load.read_checkpoint(path)
     assert isinstance(checkpoint.config, Decoder)
     return figures(RuntimeEngine(checkpoint.config, checkpoint.tensors), decode=64)
 

@@ -55,7 +55,7 @@ def matrices(models: list[str], rows: int) -> dict[str, np.ndarray]:
     found = {"normal": generator.standard_normal((rows, 2048)).astype(np.float32)}
     for model in models:
         path = Path(model)
-        checkpoint = load.read(path if path.exists() else store.resolve(model, pull=True))
+        checkpoint = load.read_checkpoint(path if path.exists() else store.resolve(model, pull=True))
         layer = len(checkpoint.config.blocks) // 2
         values = formats.unpack(checkpoint.tensors[f"blocks.{layer}.mlp.down.weight"])[:rows]
         factors = np.exp(generator.uniform(-np.log(SPREAD), np.log(SPREAD), values.shape[1]))

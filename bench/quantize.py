@@ -107,8 +107,8 @@ class Bench:
         path = Path(asked.model)
         if not self.source.exists():
             found = path if path.exists() else store.resolve(asked.model, pull=True)
-            save.write(self.source, rescaled(load.read(found)), "gguf")
-        self.checkpoint = load.read(self.source)
+            save.write_checkpoint(self.source, rescaled(load.read_checkpoint(found)), "gguf")
+        self.checkpoint = load.read_checkpoint(self.source)
         self.record = self.folder / f"{asked.engine}-{asked.windows}.json"
         self.rows: dict[str, Any] = json.loads(self.record.read_text()) if self.record.exists() else {}
         self.windows: list[list[int]] = []
@@ -171,9 +171,9 @@ class Bench:
         target.unlink()
 
     def ours(self, type: str, target: Path, calibrated: bool) -> None:
-        by = imatrix.read(self.matrix, self.checkpoint)[0] if calibrated else None
+        by = imatrix.read_imatrix(self.matrix, self.checkpoint)[0] if calibrated else None
         made = quantize.quantized(self.checkpoint, type, by)
-        save.write(target, made.checkpoint, "gguf", file_type=made.file_type, force=True)
+        save.write_checkpoint(target, made.checkpoint, "gguf", file_type=made.file_type, force=True)
 
     def theirs(self, type: str, target: Path, calibrated: bool) -> None:
         options = ("--imatrix", self.matrix) if calibrated else ()

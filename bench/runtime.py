@@ -55,7 +55,7 @@ finally:
 
 
 def ours(path: Path, threads: int) -> dict[str, float]:
-    checkpoint = reader.read(path)
+    checkpoint = reader.read_checkpoint(path)
     config = checkpoint.config
     if not isinstance(config, Decoder):
         raise SystemExit(f"{path} is an encoder: there is nothing to decode")

@@ -50,7 +50,9 @@ def main() -> None:
         files = {name: str(store.resolve("minilm")) for name in (PEER, MODEL, FLOATS)}
         for type in TYPES:
             files[type] = str(Path(folder) / f"{type}.gguf")
-            save.write(files[type], quantized(load.read(store.resolve("minilm")), type).checkpoint, "gguf")
+            save.write_checkpoint(
+                files[type], quantized(load.read_checkpoint(store.resolve("minilm")), type).checkpoint, "gguf"
+            )
         compared(files, texts, given)
 
 

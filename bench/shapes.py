@@ -56,7 +56,7 @@ def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
             for name, shape in config.weights().items()
         }
     )
-    source = load.read(cutaway.store.resolve("smollm2", pull=True))
+    source = load.read_checkpoint(cutaway.store.resolve("smollm2", pull=True))
     bare = Checkpoint(config, floats, family, path, source.read_tokenizer, source.chat_template)
     small = quantize.quantized(bare, mix)
 
@@ -78,7 +78,9 @@ def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
         return entry(one.type, one.shape)
 
     tensors = Tensors({name: alike(one) for name, one in kinds.items()})
-    save.write(path, Checkpoint(config, tensors, family, path, bare.read_tokenizer, bare.chat_template))
+    save.write_checkpoint(
+        path, Checkpoint(config, tensors, family, path, bare.read_tokenizer, bare.chat_template)
+    )
     return path
 
 

@@ -30,9 +30,9 @@ from cutaway.tokenizer.pretokenize import CL100K
 
 def cutaway(file: Path, size: int, threads: int) -> int:
     from cutaway.tokenizer import training
-    from cutaway.tokenizer.word_counts import Counts
+    from cutaway.tokenizer.word_counts import WordCounts
 
-    return len(training.bpe(Counts.of(file, "cl100k", threads=threads), size).merges or ())
+    return len(training.bpe(WordCounts.of(file, "cl100k", threads=threads), size).merges or ())
 
 
 def documents(file: Path) -> Iterator[str]:

@@ -96,7 +96,7 @@ class Opened:
         return self.folder / "model" / names[0] if len(names) == 1 else self.folder / "model"
 
 
-def write(
+def write_bundle(
     target: Path,
     name: str,
     model: Path,

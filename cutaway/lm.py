@@ -31,7 +31,7 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.weights import adapters
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.classifier import Classes, Classifier
-from cutaway.weights.load import read
+from cutaway.weights.load import read_checkpoint
 from cutaway.weights.pair_inputs import PairInputs
 from cutaway.whole_texts import EmbedOptions, ReadOptions, WholeTexts
 from cutaway.whole_texts import Text as Prompt
@@ -83,7 +83,7 @@ def load(
     ``strict``: refuse a config.json with keys that its model does not read, of which a warning tells
     otherwise. Raises UserError for what cannot be read as asked."""
     Loading(**options)  # what is not known is refused before anything is read
-    lm = LanguageModel(read(store.resolve(source, pull=True), strict), **options)
+    lm = LanguageModel(read_checkpoint(store.resolve(source, pull=True), strict), **options)
     if adapter is not None:
         lm = lm.with_adapter(adapter)
     lm.engines.check_runtime(source)
@@ -123,7 +123,7 @@ class LanguageModel:
         runtime where it cannot (``runtime/adapter.py``), have it in float32 weights of their own. Raises
         UserError for an adapter that is not read, or is another model's."""
         base = adapters.extended(self.checkpoint, folder)
-        changed = adapters.joined(base, adapters.read(folder, base))
+        changed = adapters.joined(base, adapters.read_adapter(folder, base))
         lm = LanguageModel(changed, **vars(self.engines.asked))
         lm.engines.base, lm._edits = self.engines, self._edits
         return lm
@@ -226,7 +226,7 @@ class LanguageModel:
         target is there, unless ``force``."""
         from cutaway.weights import save
 
-        return save.write(target, self.engines.current_checkpoint(), format, type, force=force)
+        return save.write_checkpoint(target, self.engines.current_checkpoint(), format, type, force=force)
 
     def edited_engine(self, edit: edits.Given, ids: Sequence[int], donors: Donors | None = None) -> Edited:
         """The engine that makes edits of a prompt with these ids, and the edits as its states take them."""

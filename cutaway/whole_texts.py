@@ -128,7 +128,7 @@ class WholeTexts:
     @cached_property
     def classifier(self) -> Classifier | None:
         """The head for labels, for a model that has one."""
-        return labels.read(self.engines.checkpoint)
+        return labels.read_classifier(self.engines.checkpoint)
 
     @property
     def ranks(self) -> bool:

@@ -121,5 +121,5 @@ def model_file(
         "tokenizer.chat_template": TEMPLATE,
     }
     packed = Tensors({name: formats.pack(array, "F32") for name, array in drawn.items()})
-    save.write(path, Checkpoint(config, packed, "llama", path, metadata=words | metadata))
+    save.write_checkpoint(path, Checkpoint(config, packed, "llama", path, metadata=words | metadata))
     return path

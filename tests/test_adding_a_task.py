@@ -41,7 +41,9 @@ def test_it_is_found_and_scored(backwards: str) -> None:
 
 def test_a_model_is_asked(backwards: str, tmp_path: Path) -> None:
     lm = cutaway.load(chatting_model(tmp_path / "base"))
-    result = run.run(lm, task_registry.find(backwards, 2), cache.Cache(lm, None), run.Options(max_tokens=3))
+    result = run.run_tasks(
+        lm, task_registry.find(backwards, 2), cache.Cache(lm, None), run.Options(max_tokens=3)
+    )
     assert len(result.answers) == 2 and result.metrics["acc"].value == 0
 
 

@@ -194,9 +194,11 @@ def test_a_named_model_is_held_to_its_digest(made: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="is not the file that the bundle was made with"):
         bundle.check_model(about, tmp_path / "small.gguf")
     with pytest.raises(UserError, match="add --whole"):
-        bundle.write(tmp_path / "x", str(tmp_path / "small.gguf"), tmp_path / "small.gguf", "")
+        bundle.write_bundle(tmp_path / "x", str(tmp_path / "small.gguf"), tmp_path / "small.gguf", "")
     with pytest.raises(UserError, match="add --tools"):
-        bundle.write(tmp_path / "x", "smollm2", tmp_path / "small.gguf", "", documents=tmp_path / "notes")
+        bundle.write_bundle(
+            tmp_path / "x", "smollm2", tmp_path / "small.gguf", "", documents=tmp_path / "notes"
+        )
 
 
 def test_signatures(made: Path, tmp_path: Path) -> None:
@@ -259,11 +261,11 @@ def test_run_serves_what_bundle_wrote(
 def test_a_served_bundle_answers_with_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default, and under the bundle's name and its model's: the base would be another model."""
     base = model_file(tmp_path / "small.gguf")
-    at_rest, name = load.read(base), "blocks.0.attention.query.weight"
+    at_rest, name = load.read_checkpoint(base), "blocks.0.attention.query.weight"
     wide, out = at_rest.config.weights()[name][1], at_rest.config.weights()[name][0]
     random = np.random.default_rng(1)
     drawn = random.standard_normal((2, wide), np.float32), random.standard_normal((out, 2), np.float32)
-    adapters.write(tmp_path / "adapter", {name: adapters.LowRank(*drawn, 1.0)}, at_rest, str(base))
+    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(*drawn, 1.0)}, at_rest, str(base))
     monkeypatch.setattr("cutaway.commands.console.model_path", lambda name: base)
     monkeypatch.setattr("cutaway.commands.serve.model_path", lambda name: base)
     made, given = tmp_path / "t.cutaway", list[Any]()
@@ -302,7 +304,7 @@ def test_a_damaged_archive_is_refused_in_one_short_line(tmp_path: Path, at: int 
     """A name that its own header spells otherwise, and a zip version that does not exist."""
     model, file = tmp_path / "model.gguf", tmp_path / "x.cutaway"
     model.write_bytes(b"GGUF")
-    bundle.write(file, "smollm2", model, "# A card")
+    bundle.write_bundle(file, "smollm2", model, "# A card")
     data = bytearray(file.read_bytes())
     data[data.index(b"PK\x01\x02") + 6 if at is None else at] = byte
     file.write_bytes(data)

@@ -252,15 +252,15 @@ def test_a_model_of_one_mixer_alone_is_written_and_opens(kind: str, tmp_path: Pa
     weights = Model(model).state_dict()
     tensors = Tensors({name: formats.pack(weights[name].numpy(), "F32") for name in model.weights()})
     at_rest = Checkpoint(model, tensors, None, tmp_path)
-    save.write(tmp_path / "model", at_rest, "safetensors", force=False)
-    assert load.read(tmp_path / "model").config == model
+    save.write_checkpoint(tmp_path / "model", at_rest, "safetensors", force=False)
+    assert load.read_checkpoint(tmp_path / "model").config == model
     with suppress(UserError):  # and nothing else, where GGUF has no name for it
-        save.write(tmp_path / "model.gguf", at_rest, "gguf", force=False)
+        save.write_checkpoint(tmp_path / "model.gguf", at_rest, "gguf", force=False)
 
 
 @pytest.mark.parametrize("name", arms.presets())
 def test_presets_say_what_is_expected_and_give_arms_one_budget(name: str):
-    made = arms.read(name)
+    made = arms.read_experiment(name)
     assert made.hypothesis and made.seeds >= 3 and made.arms[-1].first_seed
     if name != "tokenizer":  # which is trained on the novels
         sizes = [arms.parameters(arms.model_of(made, arm)) for arm in made.arms]
@@ -271,11 +271,11 @@ def test_a_file_may_name_parts(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(
         "task: {kind: parity}\nparts: {mlp: [relu2, gelu]}\nwidth: 16\nsteps: 3"
     )
-    made = arms.read(str(tmp_path / "mine.yaml"))
+    made = arms.read_experiment(str(tmp_path / "mine.yaml"))
     assert made == arms.preset(parity.Config(), {"mlp": ["relu2", "gelu"]}, width=16, steps=3)
     (tmp_path / "mine.yaml").write_text("task: {kind: parity}\nparts: {wings: [a, b]}")
     with pytest.raises(UserError, match="no part 'wings'"):
-        arms.read(str(tmp_path / "mine.yaml"))
+        arms.read_experiment(str(tmp_path / "mine.yaml"))
 
 
 def test_arms_may_have_another_number_of_layers():
@@ -370,7 +370,7 @@ def test_no_run_that_chooses_a_rate_is_scored(tmp_path: Path, monkeypatch: pytes
     rates = {"learning_rates": (0.001, 0.002, 0.004, 0.008), "steps": 8, "trial_seeds": 2, "seeds": 3}
     scores = []
     for _ in range(60):
-        (result,) = sweep.run(replace(made := small(**rates), arms=made.arms[:2]), tmp_path, print)[:1]
+        (result,) = sweep.run_sweep(replace(made := small(**rates), arms=made.arms[:2]), tmp_path, print)[:1]
         scores += [run.score for run in result.runs]
         assert len(result.runs) == 3 and {500, 501} & {seed for seed, _ in seen["validation"]}
     assert abs(np.mean(scores)) < 3 / len(scores) ** 0.5, "a score that was chosen by its luck is below 0"
@@ -430,10 +430,10 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
 
     monkeypatch.setattr(sweep, "one", stopped)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(made, tmp_path / "a", lambda _: None)
+        sweep.run_sweep(made, tmp_path / "a", lambda _: None)
     monkeypatch.setattr(sweep, "one", one)
-    resumed = report.save(made, sweep.run(made, tmp_path / "a", lambda _: None), tmp_path / "a")
-    whole = report.save(made, sweep.run(made, tmp_path / "b", lambda _: None), tmp_path / "b")
+    resumed = report.save(made, sweep.run_sweep(made, tmp_path / "a", lambda _: None), tmp_path / "a")
+    whole = report.save(made, sweep.run_sweep(made, tmp_path / "b", lambda _: None), tmp_path / "b")
 
     def table(document: dict[str, Any]) -> Any:
         return {

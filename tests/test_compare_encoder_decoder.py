@@ -173,11 +173,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_table_and_opens(
 
     monkeypatch.setattr(Training, "advance", stopped)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(made, tmp_path / "a", lambda _: None)
+        sweep.run_sweep(made, tmp_path / "a", lambda _: None)
     monkeypatch.setattr(Training, "advance", advance)
     saved = tmp_path / "a/both/0.01-4-0/checkpoints"
     assert [path.name for path in saved.iterdir()] == ["step-00000003"]
-    resumed, whole = (sweep.run(made, tmp_path / name, lambda _: None) for name in ("a", "b"))
+    resumed, whole = (sweep.run_sweep(made, tmp_path / name, lambda _: None) for name in ("a", "b"))
     found = [report.save(made, resumed, tmp_path / "a"), report.document(made, whole, tmp_path / "a")]
     for arm in (arm for one in found for arm in one["arms"].values()):
         del arm["tokens_per_second"]
@@ -202,7 +202,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_table_and_opens(
     across = seen["decoder.blocks.0.cross.pattern"][0, :, -1]
     assert_close(torch.tensor(list(looks.values())), across, atol=1e-4, rtol=0)
     assert json.loads((tmp_path / "a/results.json").read_text())["arms"]["both"]["params"] == own["params"]
-    assert arms.read(str(tmp_path / "a" / report.EXPERIMENT)) == made
+    assert arms.read_experiment(str(tmp_path / "a" / report.EXPERIMENT)) == made
 
 
 def test_what_cannot_be_an_encoder_decoder_is_refused():

@@ -56,34 +56,38 @@ def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
 def test_gguf_keeps_every_bit_both_ways(type: str, tmp_path: Path) -> None:
     """Blocks go through the permutation of queries and keys and back without being unpacked."""
     first = checkpoint(type=type)
-    save.write(tmp_path / "a.gguf", first)
-    second = load.read(tmp_path / "a.gguf")
-    save.write(tmp_path / "b.gguf", second)
+    save.write_checkpoint(tmp_path / "a.gguf", first)
+    second = load.read_checkpoint(tmp_path / "a.gguf")
+    save.write_checkpoint(tmp_path / "b.gguf", second)
     assert same_weights(first, second)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
 @pytest.mark.parametrize("type", ["F32", "F16", "BF16"])
 def test_gguf_to_safetensors_to_gguf_keeps_every_bit(type: str, tmp_path: Path) -> None:
-    save.write(tmp_path / "a.gguf", checkpoint(type=type))
-    save.write(tmp_path / "folder", replace(load.read(tmp_path / "a.gguf"), read_tokenizer=None))
-    save.write(tmp_path / "b.gguf", replace(load.read(tmp_path / "folder"), metadata=WORDS))
+    save.write_checkpoint(tmp_path / "a.gguf", checkpoint(type=type))
+    save.write_checkpoint(
+        tmp_path / "folder", replace(load.read_checkpoint(tmp_path / "a.gguf"), read_tokenizer=None)
+    )
+    save.write_checkpoint(
+        tmp_path / "b.gguf", replace(load.read_checkpoint(tmp_path / "folder"), metadata=WORDS)
+    )
     assert types(tmp_path / "a.gguf") == types(tmp_path / "b.gguf")
-    assert same_weights(load.read(tmp_path / "a.gguf"), load.read(tmp_path / "b.gguf"))
+    assert same_weights(load.read_checkpoint(tmp_path / "a.gguf"), load.read_checkpoint(tmp_path / "b.gguf"))
 
 
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_0", "Q4_1"])
 def test_blocks_become_float32_in_a_folder_without_loss(type: str, tmp_path: Path) -> None:
     first = checkpoint(type=type)
-    saved = save.write(tmp_path / "folder", first)
+    saved = save.write_checkpoint(tmp_path / "folder", first)
     assert set(saved.types) == {"F32"} and any("unpacked to F32" in note for note in saved.notes)
-    second = load.read(tmp_path / "folder")
+    second = load.read_checkpoint(tmp_path / "folder")
     for name in first.tensors:
         assert np.array_equal(formats.unpack(first.tensors[name]), formats.unpack(second.tensors[name]))
 
 
 def test_which_types_quantizing_gives(tmp_path: Path) -> None:
-    saved = save.write(tmp_path / "m.gguf", checkpoint(), type="Q4_0")
+    saved = save.write_checkpoint(tmp_path / "m.gguf", checkpoint(), type="Q4_0")
     found = types(tmp_path / "m.gguf")
     assert found["token_embd.weight"] == "Q8_0"
     assert found["blk.0.attn_q.weight"] == found["blk.1.ffn_up.weight"] == "Q4_0"
@@ -98,32 +102,32 @@ def test_which_types_quantizing_gives(tmp_path: Path) -> None:
 
 
 def test_an_untied_table_is_like_any_matrix_and_the_head_is_not(tmp_path: Path) -> None:
-    save.write(tmp_path / "m.gguf", checkpoint(replace(CONFIG, tied=False)), type="Q4_1")
+    save.write_checkpoint(tmp_path / "m.gguf", checkpoint(replace(CONFIG, tied=False)), type="Q4_1")
     found = types(tmp_path / "m.gguf")
     assert (found["token_embd.weight"], found["output.weight"]) == ("Q4_1", "Q8_0")
 
 
 def test_rounding_what_was_rounded_is_reported(tmp_path: Path) -> None:
-    saved = save.write(tmp_path / "m.gguf", checkpoint(type="Q8_0"), type="Q4_0")
+    saved = save.write_checkpoint(tmp_path / "m.gguf", checkpoint(type="Q8_0"), type="Q4_0")
     assert any("rounded again, from Q8_0 to Q4_0" in note for note in saved.notes)
 
 
 def test_a_number_that_a_type_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be stored as F16: .* as BF16 or F32"):
-        save.write(tmp_path / "m.gguf", checkpoint(scale=1e6), type="F16")
+        save.write_checkpoint(tmp_path / "m.gguf", checkpoint(scale=1e6), type="F16")
     assert not list(tmp_path.iterdir())
-    save.write(tmp_path / "m.gguf", checkpoint(scale=1e6), type="BF16")
+    save.write_checkpoint(tmp_path / "m.gguf", checkpoint(scale=1e6), type="BF16")
 
 
 def test_folders_of_one_type(tmp_path: Path) -> None:
-    saved = save.write(tmp_path / "folder", checkpoint(), type="BF16")
+    saved = save.write_checkpoint(tmp_path / "folder", checkpoint(), type="BF16")
     assert set(saved.types) == {"BF16"}
     assert json.loads((tmp_path / "folder" / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
 def test_what_gguf_says_of_itself(tmp_path: Path) -> None:
     source = replace(checkpoint(), metadata={**WORDS, "general.name": "Owl", "general.license": "mit"})
-    save.write(tmp_path / "m.gguf", source, type="Q8_0")
+    save.write_checkpoint(tmp_path / "m.gguf", source, type="Q8_0")
     metadata = gguf.read(tmp_path / "m.gguf").metadata
     assert (metadata["general.name"], metadata["general.license"]) == ("Owl", "mit")
     assert metadata["general.architecture"] == "llama" and metadata["general.file_type"] == 7
@@ -133,11 +137,11 @@ def test_what_gguf_says_of_itself(tmp_path: Path) -> None:
 
 def test_advice_and_template_go_along(tmp_path: Path) -> None:
     source = replace(checkpoint(), chat_template="{{ x }}", defaults={"temperature": 0.5, "top_k": 7})
-    save.write(tmp_path / "m.gguf", source)
-    again = load.read(tmp_path / "m.gguf")
+    save.write_checkpoint(tmp_path / "m.gguf", source)
+    again = load.read_checkpoint(tmp_path / "m.gguf")
     assert again.chat_template == "{{ x }}" and again.defaults == {"temperature": 0.5, "top_k": 7}
-    save.write(tmp_path / "folder", again)
-    last = load.read(tmp_path / "folder")
+    save.write_checkpoint(tmp_path / "folder", again)
+    last = load.read_checkpoint(tmp_path / "folder")
     assert last.chat_template == "{{ x }}" and last.defaults == {
         "temperature": 0.5,
         "top_k": 7,
@@ -149,11 +153,11 @@ def test_advice_and_template_go_along(tmp_path: Path) -> None:
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     for target in (tmp_path / "m.gguf", tmp_path / "folder"):
-        save.write(target, checkpoint())
+        save.write_checkpoint(target, checkpoint())
         with pytest.raises(UserError, match="already exists"):
-            save.write(target, checkpoint())
-        save.write(target, checkpoint(scale=2.0), force=True)
-        assert same_weights(load.read(target), checkpoint(scale=2.0))
+            save.write_checkpoint(target, checkpoint())
+        save.write_checkpoint(target, checkpoint(scale=2.0), force=True)
+        assert same_weights(load.read_checkpoint(target), checkpoint(scale=2.0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "m.gguf"]
 
 
@@ -161,18 +165,18 @@ def test_a_folder_that_holds_no_model_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "diary").mkdir()
     (tmp_path / "diary" / "secrets.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no model, and is not replaced"):
-        save.write(tmp_path / "diary", checkpoint(), force=True)
+        save.write_checkpoint(tmp_path / "diary", checkpoint(), force=True)
     (tmp_path / "a.gguf").mkdir()
     with pytest.raises(UserError):
-        save.write(tmp_path / "a.gguf", checkpoint(), force=True)
+        save.write_checkpoint(tmp_path / "a.gguf", checkpoint(), force=True)
     assert (tmp_path / "diary" / "secrets.txt").read_text() == "mine"
 
 
 def test_a_model_may_replace_the_one_it_was_read_from(tmp_path: Path) -> None:
     for target in (tmp_path / "m.gguf", tmp_path / "folder"):
-        save.write(target, checkpoint())
-        save.write(target, load.read(target), force=True)
-        assert same_weights(load.read(target), checkpoint())
+        save.write_checkpoint(target, checkpoint())
+        save.write_checkpoint(target, load.read_checkpoint(target), force=True)
+        assert same_weights(load.read_checkpoint(target), checkpoint())
 
 
 @pytest.mark.parametrize("name", ["m.gguf", "folder"])
@@ -184,24 +188,26 @@ def test_what_fails_halfway_leaves_nothing(name: str, tmp_path: Path) -> None:
     parts = {n: whole.tensors.later(n) for n in whole.tensors}
     parts["norm.weight"] = Later("F32", (64,), broken)
     with pytest.raises(OperationalError, match="the disk is gone"):
-        save.write(tmp_path / name, replace(whole, tensors=Tensors(parts)))
+        save.write_checkpoint(tmp_path / name, replace(whole, tensors=Tensors(parts)))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "type"), [("folder", "Q8_0"), ("m.gguf", "Q6_K"), ("m.safetensors", None)])
 def test_what_cannot_be_written(name: str, type: str | None, tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        save.write(tmp_path / name, checkpoint(), type=type)
+        save.write_checkpoint(tmp_path / name, checkpoint(), type=type)
 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    save.write(tmp_path / "m.gguf", checkpoint(), progress=lambda _, done, total: seen.append((done, total)))
+    save.write_checkpoint(
+        tmp_path / "m.gguf", checkpoint(), progress=lambda _, done, total: seen.append((done, total))
+    )
     assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    save.write(tmp_path / "a.gguf", checkpoint())
+    save.write_checkpoint(tmp_path / "a.gguf", checkpoint())
     assert main(["convert", str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf"), "--type", "q4_0"]) == 0
     captured = capsys.readouterr()
     assert "12 Q4_0" in captured.out and "as F16 instead of Q4_0" in captured.err

@@ -63,7 +63,7 @@ def test_hierarchical_softmax_and_every_format(
     tables = []
     for name in ("a.vec", "a.bin", "a.txt"):
         output(capsys, "train", file, "-o", tmp_path / name, "--hierarchical", "--dim", "8", "--threads", "1")
-        tables.append(vectors.read(tmp_path / name).table)
+        tables.append(vectors.read_vectors(tmp_path / name).table)
     assert (tables[0] == tables[1]).all() and (tables[0] == tables[2]).all()
 
 
@@ -148,7 +148,7 @@ def test_ctrl_c_saves_what_was_learned(file: Path, tmp_path: Path):
         rest = running.stderr.read()
         assert running.wait(60) == 130
     assert "what was learned is saved" in rest
-    assert len(vectors.read(out)) > 50
+    assert len(vectors.read_vectors(out)) > 50
 
 
 def _interruptible() -> None:

@@ -21,7 +21,7 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.evaluate import arena, bradley_terry, exact, likelihood, statistics, task_registry
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate.bradley_terry import Game
-from cutaway.evaluate.run import Options, run
+from cutaway.evaluate.run import Options, run_tasks
 from cutaway.generate import thinking
 from cutaway.lm import LanguageModel
 from tests import inputs
@@ -312,7 +312,7 @@ OWN = [
 
 def test_a_run_scores_each_metric(lm: LanguageModel, tmp_path: Path):
     task = task_registry.find(file_of(tmp_path, OWN))
-    found = run(lm, task, caching.Cache(lm, None), Options(mutual_information=True))
+    found = run_tasks(lm, task, caching.Cache(lm, None), Options(mutual_information=True))
     for n, row in enumerate(OWN):
         sums = [alone(lm, row["prompt"], f" {choice}")[0] for choice in row["choices"]]
         bare = [alone(lm, "", f" {choice}")[0] for choice in row["choices"]]
@@ -344,11 +344,11 @@ def test_a_run_that_was_stopped_goes_on(lm: LanguageModel, tmp_path: Path, monke
 
     monkeypatch.setattr(likelihood, "score", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(lm, task, caching.Cache(lm, kept))
-    first = run(lm, task, caching.Cache(lm, kept))
+        run_tasks(lm, task, caching.Cache(lm, kept))
+    first = run_tasks(lm, task, caching.Cache(lm, kept))
     assert len(asked) == 4  # the third question alone was asked again
     monkeypatch.setattr(likelihood, "score", score)
-    assert run(lm, task, caching.Cache(lm, None)).values == first.values
+    assert run_tasks(lm, task, caching.Cache(lm, None)).values == first.values
 
 
 def test_other_weights_share_no_result(lm: LanguageModel, tmp_path: Path):
@@ -396,7 +396,7 @@ def test_lines_of_one_prompt_are_one_case(lm: LanguageModel, tmp_path: Path):
     path.write_text("\n".join(map(json.dumps, [row] * 200 + [other])))
     task = task_registry.find(f"file:{path}")
     assert len({item.cluster for item in task.items}) == 2 and task.items[-1].cluster == "7"
-    found = run(lm, task, caching.Cache(lm, None)).metrics["acc"]
+    found = run_tasks(lm, task, caching.Cache(lm, None)).metrics["acc"]
     assert found.high - found.low > 0.5
     for change, why in (
         ({"cluster": [1]}, "line 1: cluster should be a text"),
@@ -425,7 +425,7 @@ def test_exercises_are_answered_and_checked(lm: LanguageModel, tmp_path: Path):
         {"prompt": "Say hi", "answer": "xyz"},
     ]
     task = task_registry.find(file_of(tmp_path, rows))
-    found = run(lm, task, caching.Cache(lm, None), Options(max_tokens=12))
+    found = run_tasks(lm, task, caching.Cache(lm, None), Options(max_tokens=12))
     alone = [
         lm.chat([{"role": "user", "content": row["prompt"]}], max_tokens=12, temperature=0) for row in rows
     ]
@@ -433,8 +433,8 @@ def test_exercises_are_answered_and_checked(lm: LanguageModel, tmp_path: Path):
     assert found.tokens == sum(len(generation.ids) for generation in alone)
     assert found.values["acc"][1] == 0
     with pytest.raises(UserError, match="all the same"):
-        run(lm, task, caching.Cache(lm, None), Options(samples=2))
-    sampled = run(lm, task, caching.Cache(lm, None), Options(samples=2, temperature=1.0, max_tokens=4))
+        run_tasks(lm, task, caching.Cache(lm, None), Options(samples=2))
+    sampled = run_tasks(lm, task, caching.Cache(lm, None), Options(samples=2, temperature=1.0, max_tokens=4))
     assert len(sampled.answers[0]) == 2 and "pass_at_1" in sampled.metrics
     ids = lm.chat_ids([{"role": "user", "content": rows[1]["prompt"]}])
     own = lm.generate(ids, temperature=1.0, max_tokens=4, seed=thinking.seed_of(ids, 1))
@@ -591,16 +591,16 @@ def _first(values: list[Any]) -> Any:
 
 
 def test_calls_are_valid_where_they_are_held(packages: None, lm: LanguageModel):
-    held = run(
+    held = run_tasks(
         lm, task_registry.find("bfcl:multiple:required", 2), caching.Cache(lm, None), Options(max_tokens=96)
     )
     assert held.values["called"] == held.values["valid_json"] == [1, 1]
-    free = run(
+    free = run_tasks(
         lm, task_registry.find("bfcl:multiple:free", 2), caching.Cache(lm, None), Options(max_tokens=16)
     )
     assert set(free.values) == {"acc", "called", "valid_json", "right_tool", "right_arguments"}
     with pytest.raises(UserError, match="calls are greedy"):
-        run(lm, task_registry.find("bfcl:simple", 1), caching.Cache(lm, None), Options(temperature=1.0))
+        run_tasks(lm, task_registry.find("bfcl:simple", 1), caching.Cache(lm, None), Options(temperature=1.0))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -712,7 +712,7 @@ def test_a_texts_interval_is_by_its_documents(lm: LanguageModel, tmp_path: Path)
     texts = ["The cat sat on the mat. " * 4, "zqx vvk 17 $$ (+", "The dog sat on the rug, too."]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "texts.jsonl").write_text(rows)
-    found = run(lm, task_registry.find(f"text:{tmp_path / 'texts.jsonl'}"), caching.Cache(lm, None))
+    found = run_tasks(lm, task_registry.find(f"text:{tmp_path / 'texts.jsonl'}"), caching.Cache(lm, None))
     each = [likelihood.rolling(lm, text) for text in texts]
     nats, sizes = [-row.sum() for row in each], [len(text.encode()) for text in texts]
     bits = found.metrics["bits_per_byte"]
@@ -724,7 +724,7 @@ def test_a_texts_interval_is_by_its_documents(lm: LanguageModel, tmp_path: Path)
     assert (ppl.value, ppl.low) == pytest.approx((math.exp(own.value), math.exp(own.low)))
     assert ppl.n == bits.n == len(tokens)
     (tmp_path / "one.txt").write_text(texts[0])
-    one = run(lm, task_registry.find(f"text:{tmp_path / 'one.txt'}"), caching.Cache(lm, None))
+    one = run_tasks(lm, task_registry.find(f"text:{tmp_path / 'one.txt'}"), caching.Cache(lm, None))
     assert one.metrics["bits_per_byte"].between() == one.metrics["perplexity"].between() == "no interval"
     assert statistics.blocks(600).tolist() == [0] * 300 + [1] * 300
     assert statistics.blocks(10**5).max() == 19
@@ -752,7 +752,7 @@ def test_the_harness_gives_what_a_run_gives(lm: LanguageModel, tmp_path: Path, c
     own.write_text(YAML.format(rows=file_of(tmp_path, rows)))
     assert cli.main(["eval", "smollm2", "--harness", str(own), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["harness"]["own"]
-    ours = run(lm, task_registry.find(str(tmp_path / "own.jsonl")), caching.Cache(lm, None))
+    ours = run_tasks(lm, task_registry.find(str(tmp_path / "own.jsonl")), caching.Cache(lm, None))
     assert found["acc,none"] == ours.metrics["acc"].value and found["n"] == 3
     assert found["acc_norm,none"] == ours.metrics["acc_norm"].value
     assert found["acc_stderr,none"] == pytest.approx(ours.metrics["acc"].error)
@@ -944,7 +944,7 @@ def test_a_reward_model_judges(tmp_path: Path):
     small = cutaway.load(model_file(tmp_path / "small.gguf"))
     small.save(tmp_path / "run" / "model")
     weight = np.random.default_rng(0).standard_normal(small.config.width, np.float32)
-    safetensors.write(tmp_path / "run" / REWARD, {HEAD: formats.pack(weight, "F32")})
+    safetensors.write_safetensors(tmp_path / "run" / REWARD, {HEAD: formats.pack(weight, "F32")})
     judge, rewards = arena.reward_model(tmp_path / "run"), RewardModel(tmp_path / "run")
     prompt = [{"role": "user", "content": "Hi"}]
     rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": text}]} for text in "ab"]

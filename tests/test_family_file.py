@@ -55,15 +55,15 @@ def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: Family, tmp_pa
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    safetensors.write(folder / "model.safetensors", dict(rules.save(owl.hf, config, ours)))
-    checkpoint = load.read(folder)
+    safetensors.write_safetensors(folder / "model.safetensors", dict(rules.save(owl.hf, config, ours)))
+    checkpoint = load.read_checkpoint(folder)
     assert checkpoint.family == "owl" and checkpoint.config == config
-    save.write(tmp_path / "model.gguf", Checkpoint(config, ours, "owl", tmp_path))
+    save.write_checkpoint(tmp_path / "model.gguf", Checkpoint(config, ours, "owl", tmp_path))
     assert gguf.read(tmp_path / "model.gguf").metadata["night-owl.embedding_length"] == 32
-    again = load.read(tmp_path / "model.gguf")
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     assert again.family == "owl" and again.config == config
-    save.write(tmp_path / "back", again)
-    assert "owl.1.w2.weight" in safetensors.read(tmp_path / "back")
+    save.write_checkpoint(tmp_path / "back", again)
+    assert "owl.1.w2.weight" in safetensors.read_safetensors(tmp_path / "back")
     assert json.loads((tmp_path / "back" / "config.json").read_text())["d_model"] == 32
     for name in ours:
         assert np.array_equal(again.tensors[name].data, ours[name].data)

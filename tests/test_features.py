@@ -65,7 +65,7 @@ def test_texts_are_kept_beside_a_dictionary_and_read_back(folder: Path, tmp_path
         Scan(sae_folders.load(own), Activations.open(folder / "acts")),
     )
     features.set_label(own, 3, "a label")
-    (found,) = dictionaries.read(tmp_path / "set", lm)
+    (found,) = dictionaries.read_dictionaries(tmp_path / "set", lm)
     kept = found.contexts
     assert kept is not None and found.labels == {3: "a label"}
     assert (kept.often == scan.often.astype(np.float32)).all() and (kept.most == scan.most).all()
@@ -76,11 +76,11 @@ def test_texts_are_kept_beside_a_dictionary_and_read_back(folder: Path, tmp_path
     assert activation == pytest.approx(example.strength, rel=1e-5) and activation == scan.most[strongest]
     fires = [bool(list(kept.of(one))) for one in range(48)]
     assert fires == (scan.often > 0).tolist()
-    tensors = safetensors.read(own / dictionaries.CONTEXTS)
+    tensors = safetensors.read_safetensors(own / dictionaries.CONTEXTS)
     tensors["ids"] = ("I32", kept.ids.shape, np.where(kept.ids >= 0, 9999, -1).astype(np.int32))
-    safetensors.write(own / dictionaries.CONTEXTS, tensors)
+    safetensors.write_safetensors(own / dictionaries.CONTEXTS, tensors)
     with pytest.raises(UserError, match="of another dictionary or another tokenizer: make it anew"):
-        dictionaries.read(tmp_path / "set", lm)
+        dictionaries.read_dictionaries(tmp_path / "set", lm)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_another_tools_folder_is_read_too_and_damaged_ones_are_refused(folder: P
     card = Card("sae", "topk", names, names, (width, width), "tiny", 6, 2)
     made = SAE(card, of | {"b_dec": np.zeros(width, "f4")})
     sae_formats.save([made], tmp_path / "theirs", "saelens")
-    (found,) = dictionaries.read(tmp_path / "theirs" / "cfg.json", lm)
+    (found,) = dictionaries.read_dictionaries(tmp_path / "theirs" / "cfg.json", lm)
     assert found.made.name == "blocks.1.out" and found.made.card.features == 6
     made.save(tmp_path / "ours")
     for text, why in (
@@ -125,9 +125,9 @@ def test_another_tools_folder_is_read_too_and_damaged_ones_are_refused(folder: P
     ):
         (tmp_path / "ours" / "labels.json").write_text(text)
         with pytest.raises(UserError, match=why):
-            dictionaries.read(tmp_path / "ours", lm)
+            dictionaries.read_dictionaries(tmp_path / "ours", lm)
     with pytest.raises(UserError, match="holds no autoencoder"):
-        dictionaries.read(tmp_path / "theirs" / "none", lm)
+        dictionaries.read_dictionaries(tmp_path / "theirs" / "none", lm)
 
 
 def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path) -> None:

@@ -36,7 +36,7 @@ def _kill(process: subprocess.Popen) -> None:
 
 def _write(kind: str, target: Path, force: bool = True) -> None:
     if kind == "atomic_file":
-        files.write(target, "new", force=force)
+        files.write_file(target, "new", force=force)
         return
     with files.atomic_folder(target, force=force) as made:
         (made / "a").write_text("new")
@@ -82,7 +82,7 @@ def test_a_full_disk_inside_a_folder_names_the_target(tmp_path: Path, monkeypatc
     def fill() -> None:
         with files.atomic_folder(tmp_path / "made") as made:
             monkeypatch.setattr(os, "fsync", _full)
-            files.write(made / "inner", "x")
+            files.write_file(made / "inner", "x")
 
     with pytest.raises(OperationalError, match=r"/made/inner: cannot be written: the disk is full"):
         fill()
@@ -91,14 +91,14 @@ def test_a_full_disk_inside_a_folder_names_the_target(tmp_path: Path, monkeypatc
 
 def test_a_device_that_is_full_is_one_sentence() -> None:
     with pytest.raises(OperationalError, match="/dev/full: cannot be written: the disk is full"):
-        files.write("/dev/full", "x", force=False)
+        files.write_file("/dev/full", "x", force=False)
 
 
 def test_a_missing_folder_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its folder does not exist"):
-        files.write(tmp_path / "none" / "x", "x")
+        files.write_file(tmp_path / "none" / "x", "x")
     with pytest.raises(UserError, match="is a folder: give a file's name"):
-        files.write(tmp_path, "x")
+        files.write_file(tmp_path, "x")
 
 
 def test_another_checksum_is_deleted(tmp_path: Path) -> None:
@@ -143,6 +143,6 @@ def test_a_writer_killed_between_two_renames_loses_nothing(tmp_path: Path) -> No
 def test_a_link_keeps_pointing_at_its_file(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "x")
-    files.write(tmp_path / "link", "new")
+    files.write_file(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "there" / "x").read_text() == "new"

@@ -244,7 +244,7 @@ def config(base: Path, talk: Path, method: str = "sft", **changes: Any) -> finet
     )
     words += " --intervals.save 3 --intervals.sample 3 --intervals.evaluate 3 --threads 1"
     words += " --optimizer.learning-rate 0.01"
-    return replace(finetune.read(method, words.split()), **changes)
+    return replace(finetune.read_finetuning_config(method, words.split()), **changes)
 
 
 @pytest.fixture
@@ -408,8 +408,8 @@ def test_merge_writes_the_tuned_model_and_says_what_rounding_takes(
 
 def test_a_run_of_lora_is_small_and_its_rank_is_read_back(base: Path, talk: Path, tmp_path: Path) -> None:
     training_run.train(config(base, talk, adapter=lora.Config(4)), tmp_path / "run", Quiet(), recipe=finetune)
-    at_rest = load.read(base)
-    changes = adapters.read(tmp_path / "run", at_rest)
+    at_rest = load.read_checkpoint(base)
+    changes = adapters.read_adapter(tmp_path / "run", at_rest)
     assert {change.a.shape[0] for change in changes.values() if isinstance(change, adapters.LowRank)} == {4}
     exact = adapters.joined(at_rest, changes)
     assert {each.error for each in adapters.rounding(at_rest, changes, exact).values()} == {0.0}
@@ -422,19 +422,19 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
     quantised, text = tmp_path / "base.gguf", tmp_path / "text.txt"
     cutaway.load(base).save(quantised, type="Q4_0")
     text.write_text("It is a truth universally acknowledged. " * 9)
-    at_rest, random = load.read(quantised), np.random.default_rng(0)
+    at_rest, random = load.read_checkpoint(quantised), np.random.default_rng(0)
     name = "blocks.1.mlp.up.weight"
     rows, columns = at_rest.tensors.later(name).shape
     for size in (1e-3, 0.5):
         a, b = (random.standard_normal(s, np.float32) for s in ((2, columns), (rows, 2)))
         change = adapters.LowRank(a, b * np.float32(size), 1.0)
-        adapters.write(tmp_path / "adapter", {name: change}, at_rest, str(quantised), force=True)
+        adapters.write_adapter(tmp_path / "adapter", {name: change}, at_rest, str(quantised), force=True)
         words = ["merge", str(tmp_path / "adapter"), str(tmp_path / "out.gguf"), "--type", "q4_0", "--force"]
         assert main([*words, "--text", str(text), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         before, written = (
             formats.unpack(at_rest.tensors[name]),
-            load.read(tmp_path / "out.gguf").tensors[name],
+            load.read_checkpoint(tmp_path / "out.gguf").tensors[name],
         )
         moved, lost = np.abs(change(before) - before), 0
         halves = written.data.reshape(-1, 18)[:, :2].view("<f2")  # the scale of each 32 values
@@ -458,16 +458,16 @@ def test_merge_keeps_the_types_of_a_packed_base(
     """As a GGUF file it does, rounded again and measured; as a folder it is F32, and a note says so."""
     quantised = tmp_path / "base.gguf"
     cutaway.load(base).save(quantised, type="Q4_0")
-    at_rest, random = load.read(quantised), np.random.default_rng(0)
+    at_rest, random = load.read_checkpoint(quantised), np.random.default_rng(0)
     name = "blocks.1.mlp.up.weight"
     rows, columns = at_rest.tensors.later(name).shape
     a, b = (random.standard_normal(s, np.float32) for s in ((2, columns), (rows, 2)))
-    adapters.write(tmp_path / "adapter", {name: adapters.LowRank(a, b, 1.0)}, at_rest, str(quantised))
+    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(a, b, 1.0)}, at_rest, str(quantised))
     merge = ["merge", str(tmp_path / "adapter")]
     assert main([*merge, str(tmp_path / "out.gguf"), "--json"]) == 0
     divergences = json.loads(capsys.readouterr().out)["divergences"]
     assert {(one["from"], one["to"]) for one in divergences} >= {("adapter", "written"), ("float", "written")}
-    written = load.read(tmp_path / "out.gguf")
+    written = load.read_checkpoint(tmp_path / "out.gguf")
     types = {each: written.tensors.later(each).type for each in written.tensors}
     assert types == {each: at_rest.tensors.later(each).type for each in at_rest.tensors}
     assert types[name] == "Q4_0" and not np.array_equal(
@@ -487,15 +487,15 @@ def test_a_context_is_extended_before_training_and_wherever_the_run_opens(
     words = [f"--base={base}", f"--data.path={talk}", "--data.context=200", "--steps=2", "--batch-size=1"]
     words += ["--micro-batch-size=1", "--threads=1", "--optimizer.learning-rate=0.01"]
     with pytest.raises(UserError, match="the base holds 128 tokens"):
-        finetune.read("sft", words)
+        finetune.read_finetuning_config("sft", words)
     words += [f"--context-extension.kind={kind}", "--context-extension.factor=2"]
-    run, folder = replace(finetune.read("sft", words), adapter=adapter), tmp_path / "run"
+    run, folder = replace(finetune.read_finetuning_config("sft", words), adapter=adapter), tmp_path / "run"
     assert run.model.context == 256
     assert {block.attention.position.scaling for block in run.model.blocks} == {scaling}
     assert finetune.trained_model(run, finetune.base(run)).config == run.model
     training_run.train(run, folder, Quiet(), recipe=finetune)
     training_run.train(run, folder, Quiet(), recipe=finetune, resume=True)
-    assert finetune.read(str(folder)).context_extension == run.context_extension
+    assert finetune.read_finetuning_config(str(folder)).context_extension == run.context_extension
     ids = [n % 250 for n in range(200)]
     tuned = cutaway.load(folder, engine="pytorch")
     assert tuned.config == run.model and tuned.context == 256
@@ -505,8 +505,8 @@ def test_a_context_is_extended_before_training_and_wherever_the_run_opens(
         beside = plain.with_adapter(folder)
         assert np.array_equal(beside.pytorch.logits(ids), expected)
         assert np.abs(beside.logits(ids) - expected).max() < 1e-3 * np.abs(expected).max()
-        short, at_rest = ids[:100], load.read(base)
-        forgotten = adapters.joined(at_rest, adapters.read(folder, at_rest))
+        short, at_rest = ids[:100], load.read_checkpoint(base)
+        forgotten = adapters.joined(at_rest, adapters.read_adapter(folder, at_rest))
         other = cutaway.lm.LanguageModel(forgotten, engine="pytorch").logits(short)
         assert np.abs(other - expected[:100]).max() > 1e-4, "the positions make a difference"
         assert main(["merge", str(folder), str(tmp_path / "merged"), "--no-measure"]) == 0
@@ -514,7 +514,7 @@ def test_a_context_is_extended_before_training_and_wherever_the_run_opens(
         assert merged.config == run.model and np.array_equal(merged.logits(ids), expected)
         assert main(["convert", str(folder), str(tmp_path / "alone.gguf"), "--adapter"]) == 2
     with pytest.raises(UserError, match="scales its positions already"):
-        finetune.read("sft", [f"--base={folder}", *words[1:]])
+        finetune.read_finetuning_config("sft", [f"--base={folder}", *words[1:]])
 
 
 # ---- comparisons, rewards, a teacher -----------------------------------------------------------------------
@@ -550,7 +550,7 @@ def test_two_processes_weigh_answers_as_one_does(base: Path, compared: Path, tmp
     """KTO: the step's z over both, liked and disliked answers in every count, an odd row of validation."""
     run = config(base, compared, "kto", adapter=lora.Config(4, dropout=0.3), batch_size=4)
     run = replace(run, data=replace(run.data, validation_fraction=0.2), steps=4)
-    (tmp_path / "run.yaml").write_text(train_config.write(run))
+    (tmp_path / "run.yaml").write_text(train_config.run_config_text(run))
     words = "--nproc-per-node 2 --standalone -m cutaway finetune"
     command = [sys.executable, "-m", "torch.distributed.run", *words.split(), str(tmp_path / "run.yaml")]
     plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
@@ -605,7 +605,7 @@ def test_the_reference_of_a_tuned_base_is_the_tuned_base(
     data = finetune.ready(run, tmp_path / "preferred", lambda _: None)
     own, expected = (
         Trainable(made, next_token.Config(), data.lengths)
-        for made in (data.model, build.decoder(load.read(tmp_path / "talk")))
+        for made in (data.model, build.decoder(load.read_checkpoint(tmp_path / "talk")))
     )
     torch.testing.assert_close(
         own.reference_log_probs(row, 64), expected.log_probs(row, 64), rtol=0, atol=1e-5
@@ -642,12 +642,14 @@ def test_a_teacher_of_other_tokens_is_refused(base: Path, talk: Path, tmp_path: 
     with pytest.raises(UserError, match="names no model"):
         config(base, talk, "distill")
     words = run_tokenizer.of("bpe:266", ["the cat and the hat and the rat"] * 9)
-    other = replace(load.read(base), read_tokenizer=lambda: words)
-    save.write(
+    other = replace(load.read_checkpoint(base), read_tokenizer=lambda: words)
+    save.write_checkpoint(
         tmp_path / "other", replace(other, source=run_tokenizer.save(words, tmp_path / "w")), "safetensors"
     )
     with pytest.raises(UserError, match="another vocabulary"):
-        finetune.teacher(distill.Config(teacher=str(tmp_path / "other")), load.read(base).tokenizer)
+        finetune.teacher(
+            distill.Config(teacher=str(tmp_path / "other")), load.read_checkpoint(base).tokenizer
+        )
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(base: Path, talk: Path, tmp_path: Path) -> None:
@@ -656,7 +658,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(base: Path, talk: Pa
     training_run.train(replace(run, objective=objective), tmp_path / "run", Quiet(), recipe=finetune)
     losses = [line["loss"] for line in measured(tmp_path / "run") if "loss" in line]
     assert losses[0] == pytest.approx(0, abs=1e-6) and max(losses) < 1e-3
-    assert not any("teacher" in name for name in safetensors.read(tmp_path / "run" / peft_names.WEIGHTS))
+    assert not any(
+        "teacher" in name for name in safetensors.read_safetensors(tmp_path / "run" / peft_names.WEIGHTS)
+    )
 
 
 def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys: Any) -> None:
@@ -712,7 +716,9 @@ def numbers(base: Path, data: Path, folder: Path, *words: str) -> tuple[finetune
     """A run with the numbers that its examples ask for, and its notes."""
     sentences: list[str] = []
     given = (f"--base={base}", f"--data.path={data}", *words)
-    return finetune.resolved(finetune.read("sft", given), folder, sentences.append), sentences
+    return finetune.resolved(
+        finetune.read_finetuning_config("sft", given), folder, sentences.append
+    ), sentences
 
 
 def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp_path: Path) -> None:
@@ -740,11 +746,11 @@ def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp
 @pytest.mark.parametrize("option", ["--lr", "--learning-rate"])
 def test_short_options_mean_what_they_say(option: str, base: Path, talk: Path) -> None:
     given = [f"--base={base}", f"--data.path={talk}", option, "3e-5", "--batch-size", "6", "--epochs", "2"]
-    run = finetune.read("sft", given)
+    run = finetune.read_finetuning_config("sft", given)
     assert (run.optimizer.learning_rate, run.batch_size, run.epochs, run.steps) == (3e-5, 6, 2.0, 0)
-    changed = train_config.read("book", [option, "0.5"])
+    changed = train_config.read_run_config("book", [option, "0.5"])
     assert changed.optimizer.learning_rate == changed.optimizer.adamw.learning_rate == 0.5
-    assert train_config.read("book", ["--batch-size", "12"]).micro_batch_size == 4
+    assert train_config.read_run_config("book", ["--batch-size", "12"]).micro_batch_size == 4
 
 
 @pytest.mark.parametrize(
@@ -765,7 +771,7 @@ def test_short_options_mean_what_they_say(option: str, base: Path, talk: Path) -
 def test_the_nearest_option_is_named(option: str, meant: str, base: Path, talk: Path) -> None:
     message = f"no option {option} in `cutaway finetune`: did you mean {meant}[?]"
     with pytest.raises(UserError, match=message):
-        finetune.read("sft", [f"--base={base}", f"--data.path={talk}", option, "1"])
+        finetune.read_finetuning_config("sft", [f"--base={base}", f"--data.path={talk}", option, "1"])
 
 
 def test_examples_of_a_run_that_never_began_are_not_those_of_the_next(base: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_what_llama_cpp_writes_is_read(tmp_path: Path):
     small = checkpoint(layers=1)
     sums = np.random.default_rng(0).lognormal(size=(1, 512))
     path = written(tmp_path / "im.gguf", {"blk.0.ffn_down.weight": (sums, [100])})
-    found, notes = imatrix.read(path, small)
+    found, notes = imatrix.read_imatrix(path, small)
     assert set(found) == {NAME} and np.allclose(found[NAME], sums[0] / 100, rtol=1e-6)
     assert notes == (f"7 matrices without an entry in {path}, whose columns count the same",)
 
@@ -60,7 +60,7 @@ def test_experts_have_a_matrix_each_and_one_without_a_token_has_none(tmp_path: P
     small = checkpoint(layers=1, experts=MoE(3, 2, 256))
     sums = np.random.default_rng(0).lognormal(size=(3, 256))
     path = written(tmp_path / "im.gguf", {"blk.0.ffn_down_exps.weight": (sums, [10, 0, 40])})
-    found, notes = imatrix.read(path, small)
+    found, notes = imatrix.read_imatrix(path, small)
     down = [f"blocks.0.mlp.experts.{e}.down.weight" for e in range(3)]
     assert set(found) == {down[0], down[2]}
     assert np.allclose(found[down[0]], sums[0] / 10) and np.allclose(found[down[2]], sums[2] / 40)
@@ -73,7 +73,7 @@ def test_what_is_written_is_llama_cpps_and_comes_back(tmp_path: Path, experts: M
     sums = sums_of(small)
     idle = "blocks.1.mlp.experts.1.up.weight"
     sums.pop(idle, None)
-    imatrix.write(tmp_path / "im.gguf", small, sums, "text.txt", 4)
+    imatrix.write_imatrix(tmp_path / "im.gguf", small, sums, "text.txt", 4)
     file = read(tmp_path / "im.gguf")
     assert file.metadata["general.type"] == "imatrix" and file.metadata["imatrix.datasets"] == ["text.txt"]
     assert file.metadata["imatrix.chunk_size"] == 4 and file.metadata["imatrix.chunk_count"] > 1
@@ -83,13 +83,13 @@ def test_what_is_written_is_llama_cpps_and_comes_back(tmp_path: Path, experts: M
     if experts:
         assert file.tensors["blk.1.ffn_up_exps.weight.in_sum2"].shape == (3, 256)
         assert formats.unpack(file.tensors["blk.1.ffn_up_exps.weight.counts"])[1] == 0
-    found, _ = imatrix.read(tmp_path / "im.gguf", small)
+    found, _ = imatrix.read_imatrix(tmp_path / "im.gguf", small)
     assert idle not in found
     for name, mean in found.items():
         total, rows = sums[name]
         assert np.allclose(mean, total / rows, rtol=1e-6), name
     with pytest.raises(UserError, match="already exists"):
-        imatrix.write(tmp_path / "im.gguf", small, sums, "text.txt", 4)
+        imatrix.write_imatrix(tmp_path / "im.gguf", small, sums, "text.txt", 4)
 
 
 def test_what_is_no_importance_matrix_of_the_model_is_refused(tmp_path: Path):
@@ -99,8 +99,8 @@ def test_what_is_no_importance_matrix_of_the_model_is_refused(tmp_path: Path):
     with pytest.raises(
         UserError, match=r"before GGUF: convert it with `llama-imatrix --in-file .*old.dat -o .*old.gguf`"
     ):
-        imatrix.read(old, small)
-    save.write(tmp_path / "model.gguf", small)
+        imatrix.read_imatrix(old, small)
+    save.write_checkpoint(tmp_path / "model.gguf", small)
     nan, infinite = ones.copy(), ones.copy()
     nan[0, 3], infinite[0, 3] = np.nan, np.inf
     down = "blk.0.ffn_down.weight"
@@ -117,9 +117,9 @@ def test_what_is_no_importance_matrix_of_the_model_is_refused(tmp_path: Path):
         (written(tmp_path / "e", {down: (infinite, [1])}), "holds an infinity, NaN or negative sum"),
     ):
         with pytest.raises(UserError, match=re.escape(sentence)):
-            imatrix.read(path, small)
+            imatrix.read_imatrix(path, small)
     with pytest.raises(UserError, match="no names in GGUF, which importance matrices go by"):
-        imatrix.read(tmp_path / "c", Checkpoint(small.config, small.tensors, None, Path("tiny")))
+        imatrix.read_imatrix(tmp_path / "c", Checkpoint(small.config, small.tensors, None, Path("tiny")))
 
 
 def test_the_command_takes_a_matrix_and_writes_its_own(
@@ -127,12 +127,12 @@ def test_the_command_takes_a_matrix_and_writes_its_own(
 ):
     monkeypatch.chdir(tmp_path)
     small = checkpoint(layers=1)
-    save.write("tiny.gguf", small)
-    imatrix.write(Path("im.gguf"), small, sums_of(small), "text.txt", 4)
+    save.write_checkpoint("tiny.gguf", small)
+    imatrix.write_imatrix(Path("im.gguf"), small, sums_of(small), "text.txt", 4)
     words = ["quantize", "tiny.gguf", "--type", "Q2_K", "--no-measure"]
     assert cli.main([*words, "-o", "plain.gguf"]) == 0
     assert cli.main([*words, "-o", "weighted.gguf", "--imatrix", "im.gguf"]) == 0
-    expected = quantize.quantized(small, "Q2_K", imatrix.read(Path("im.gguf"), small)[0])
+    expected = quantize.quantized(small, "Q2_K", imatrix.read_imatrix(Path("im.gguf"), small)[0])
     stored = read("weighted.gguf").tensors["blk.0.ffn_up.weight"]
     assert np.array_equal(stored.data, expected.checkpoint.tensors["blocks.0.mlp.up.weight"].data)
     assert not np.array_equal(stored.data, read("plain.gguf").tensors["blk.0.ffn_up.weight"].data)

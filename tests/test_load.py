@@ -59,7 +59,9 @@ def folder(tmp_path: Path) -> Path:
     """A small Hugging Face folder."""
     path = tmp_path / "model"
     path.mkdir()
-    safetensors.write(path / "model.safetensors", dict(rules.save(LLAMA.hf, config(), weights(config()))))
+    safetensors.write_safetensors(
+        path / "model.safetensors", dict(rules.save(LLAMA.hf, config(), weights(config())))
+    )
     (path / "config.json").write_text(json.dumps(CONFIG))
     return path
 
@@ -127,8 +129,8 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
     )
     for i, (model, kind) in enumerate([(known, Llama3), (odd, Factors)]):
         checkpoint = Checkpoint(model, weights(model), "llama", tmp_path)
-        save.write(tmp_path / f"{i}.gguf", checkpoint)
-        position = load.read(tmp_path / f"{i}.gguf").config.blocks[0].attention.position
+        save.write_checkpoint(tmp_path / f"{i}.gguf", checkpoint)
+        position = load.read_checkpoint(tmp_path / f"{i}.gguf").config.blocks[0].attention.position
         ours = model.blocks[0].attention.position
         assert position and ours and isinstance(position.scaling, kind)
         assert np.allclose(position.frequencies(), ours.frequencies(), rtol=1e-6)
@@ -174,7 +176,7 @@ def test_configs_that_cannot_be_honoured(folder: Path, own: dict[str, Any], why:
     edit(folder, **own)
     tracemalloc.start()
     with pytest.raises(UserError, match=why) as refused:
-        load.read(folder)
+        load.read_checkpoint(folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
@@ -189,14 +191,14 @@ def test_configs_that_cannot_be_honoured(folder: Path, own: dict[str, Any], why:
 def test_configs_that_are_no_config(folder: Path, text: str) -> None:
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(UserError, match=r"config\.json"):
-        load.read(folder)
+        load.read_checkpoint(folder)
 
 
 def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
     with open(folder / "config.json", "r+b") as file:
         file.truncate(1 << 30)
     with pytest.raises(UserError, match="at most"):
-        load.read(folder)
+        load.read_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
 def test_gguf_metadata_that_cannot_be_honoured(tmp_path: Path, own: dict[str, object], why: str) -> None:
     path = write_gguf(tmp_path / "model.gguf", own)
     with pytest.raises(UserError, match=why):
-        load.read(path)
+        load.read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,9 @@ def test_rope_scaling_without_a_type_is_linear(
     tmp_path: Path, own: dict[str, object], expected: object
 ) -> None:
     entries = {f"llama.rope.scaling.{name}": value for name, value in own.items()}
-    position = load.read(write_gguf(tmp_path / "model.gguf", entries)).config.blocks[0].attention.position
+    position = (
+        load.read_checkpoint(write_gguf(tmp_path / "model.gguf", entries)).config.blocks[0].attention.position
+    )
     assert position.scaling == expected
 
 
@@ -288,13 +292,13 @@ def test_an_array_where_gguf_has_a_scalar_is_refused_in_a_sentence(tmp_path: Pat
     for array in ARRAYS:
         path = write_gguf(tmp_path / "model.gguf", {key: array})
         with pytest.raises(UserError) as refused:
-            load.read(path)
+            load.read_checkpoint(path)
         assert key in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_one_number_for_every_layer_is_that_number(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", {"llama.attention.head_count": np.array([4, 4], np.int32)})
-    assert load.read(path).config.blocks[1].attention.heads == 4
+    assert load.read_checkpoint(path).config.blocks[1].attention.heads == 4
 
 
 # ---- what is in a folder ---------------------------------------------------------------------------------
@@ -303,61 +307,61 @@ def test_one_number_for_every_layer_is_that_number(tmp_path: Path) -> None:
 def test_a_pickle_is_never_opened(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickle, which can run code and is never opened"):
-        load.read(folder)
+        load.read_checkpoint(folder)
 
 
 def test_folders_and_files_that_hold_no_model(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
     with pytest.raises(UserError, match="no such file"):
-        load.read(tmp_path / "nothing.gguf")
+        load.read_checkpoint(tmp_path / "nothing.gguf")
     with pytest.raises(UserError, match="safetensors"):
-        load.read(folder / "model.safetensors")
+        load.read_checkpoint(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no .safetensors file"):
-        load.read(folder)
+        load.read_checkpoint(folder)
 
 
 def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", {})
-    assert load.read(tmp_path).config == config(rms_norm_eps=1e-5)
+    assert load.read_checkpoint(tmp_path).config == config(rms_norm_eps=1e-5)
     write_gguf(tmp_path / "b.gguf", {})
     with pytest.raises(UserError, match="2 GGUF files"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def test_shards_are_one_model(folder: Path) -> None:
-    whole = load.read(folder).tensors
-    theirs = safetensors.read(folder)
+    whole = load.read_checkpoint(folder).tensors
+    theirs = safetensors.read_safetensors(folder)
     (folder / "model.safetensors").unlink()
-    safetensors.write(folder / "model.safetensors", theirs, max_shard_bytes=10_000)
+    safetensors.write_safetensors(folder / "model.safetensors", theirs, max_shard_bytes=10_000)
     assert len(list(folder.glob("*.safetensors"))) > 2
-    again = load.read(folder).tensors
+    again = load.read_checkpoint(folder).tensors
     assert all(np.array_equal(again[name].data, whole[name].data) for name in whole)
 
 
 def test_chat_templates_wherever_they_are_kept(folder: Path) -> None:
-    assert load.read(folder).chat_template is None
+    assert load.read_checkpoint(folder).chat_template is None
     named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "from a list"}]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    assert load.read(folder).chat_template == "from a list"
+    assert load.read_checkpoint(folder).chat_template == "from a list"
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "from config"}))
-    assert load.read(folder).chat_template == "from config"
+    assert load.read_checkpoint(folder).chat_template == "from config"
     (folder / "chat_template.jinja").write_text("from jinja")
-    assert load.read(folder).chat_template == "from jinja"
+    assert load.read_checkpoint(folder).chat_template == "from jinja"
 
 
 def test_advice_on_sampling(folder: Path) -> None:
     path = folder / "generation_config.json"
     path.write_text(json.dumps({"temperature": 0.6, "top_k": 20, "eos_token_id": [3, 4], "pad_token_id": 1}))
-    assert load.read(folder).defaults == {"temperature": 0.6, "top_k": 20, "eos_ids": (3, 4)}
+    assert load.read_checkpoint(folder).defaults == {"temperature": 0.6, "top_k": 20, "eos_ids": (3, 4)}
     path.write_text(json.dumps({"eos_token_id": 40}))
     with pytest.raises(UserError, match="ids below 40"):
-        load.read(folder)
+        load.read_checkpoint(folder)
 
 
 def test_without_a_tokenizer_weights_are_read_and_text_is_refused(folder: Path) -> None:
-    checkpoint = load.read(folder)
+    checkpoint = load.read_checkpoint(folder)
     with pytest.raises(UserError, match="has no tokenizer"):
         _ = checkpoint.tokenizer
 
@@ -366,14 +370,16 @@ def test_a_cutaway_folder(tmp_path: Path) -> None:
     attention = mha.Config(heads=4, key_size=8, bias=True)
     model = Decoder(40, 32, 16, (Block(attention, MLP(16, "relu", gated=False)),), tied=False)
     ours = weights(model)
-    assert save.write(tmp_path / "own", Checkpoint(model, ours, None, tmp_path)).format == "cutaway"
-    again = load.read(tmp_path / "own")
+    assert (
+        save.write_checkpoint(tmp_path / "own", Checkpoint(model, ours, None, tmp_path)).format == "cutaway"
+    )
+    again = load.read_checkpoint(tmp_path / "own")
     assert again.config == model
     assert all(np.array_equal(again.tensors[name].data, ours[name].data) for name in ours)
     path = tmp_path / "own" / "cutaway.json"
     path.write_text(path.read_text().replace('"hidden": 16', '"hidden": -16'))
     with pytest.raises(UserError):
-        load.read(tmp_path / "own")
+        load.read_checkpoint(tmp_path / "own")
 
 
 def test_packed_weights_are_not_copied_to_be_read(tmp_path: Path) -> None:
@@ -381,7 +387,7 @@ def test_packed_weights_are_not_copied_to_be_read(tmp_path: Path) -> None:
     model = config(vocab_size=60_000)
     path = write_gguf(tmp_path / "model.gguf", {}, model)
     tracemalloc.start()
-    checkpoint = load.read(path)
+    checkpoint = load.read_checkpoint(path)
     held = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert isinstance(checkpoint.tensors.later("embedding.weight"), Packed | gguf.Later)
@@ -413,7 +419,8 @@ def test_a_file_cut_short_while_it_is_used_ends_the_process_in_a_sentence(
 
 def test_a_file_that_was_closed_is_not_blamed(tmp_path: Path) -> None:
     """Its address may be another file's by then."""
-    code = "import gc, mmap, os, sys; from cutaway.weights import load; load.read(sys.argv[1]); gc.collect();"
+    code = "import gc, mmap, os, sys; from cutaway.weights import load;"
+    code += "load.read_checkpoint(sys.argv[1]); gc.collect();"
     code += "f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ);"
     code += "os.truncate(sys.argv[1], 4096); m[-1]"
     path = model_file(tmp_path / "m.gguf")

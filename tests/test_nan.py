@@ -79,7 +79,7 @@ def test_both_engines_and_embed_name_a_weight_of_a_file_that_is_not_finite(
     tmp_path: Path, name: str, value: float
 ) -> None:
     path = model_file(tmp_path / "m.gguf")
-    checkpoint = load.read(path)
+    checkpoint = load.read_checkpoint(path)
     tensors = {each: checkpoint.tensors[each] for each in checkpoint.tensors}
     array = formats.unpack(tensors[f"{name}.weight"])
     array.reshape(-1)[-1] = value

@@ -26,7 +26,7 @@ SIGHT = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_what_others_export_and_writes_no_markup(name: str) -> None:
-    text = bundle.read(name)
+    text = bundle.read_asset(name)
     assert len(re.findall(r"^import ", text, re.M)) == len(bundle.IMPORT.findall(text)), "one form of import"
     assert len(re.findall(r"^export ", text, re.M)) == len(bundle.EXPORT.findall(text)), "one form of export"
     for names, path in bundle.IMPORT.findall(text):
@@ -42,7 +42,7 @@ def test_a_module_imports_what_others_export_and_writes_no_markup(name: str) -> 
 
 def test_modules_that_import_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"a.js": 'import { b } from "./b.js";\n', "b.js": 'import { a } from "./a.js";\n'}
-    monkeypatch.setattr(bundle, "read", texts.__getitem__)
+    monkeypatch.setattr(bundle, "read_asset", texts.__getitem__)
     with pytest.raises(ValueError, match=r"a\.js -> b\.js -> a\.js"):
         bundle.script("a.js")
 
@@ -60,7 +60,7 @@ def test_markdown_of_a_report_has_no_html_or_style_of_its_own() -> None:
 
 def themes() -> dict[str, dict[str, np.ndarray]]:
     """The colours of each theme, in linear RGB."""
-    pairs = re.findall(r"(--[\w-]+): light-dark\((#\w{6}), (#\w{6})\);", bundle.read("style.css"))
+    pairs = re.findall(r"(--[\w-]+): light-dark\((#\w{6}), (#\w{6})\);", bundle.read_asset("style.css"))
     return {
         theme: {name: linear(both[i]) for name, *both in pairs} for i, theme in enumerate(("light", "dark"))
     }

@@ -64,17 +64,17 @@ def test_an_adapters_pattern_is_matched_or_refused_and_never_hangs(
     tmp_path: Path, key: str, pattern: str
 ) -> None:
     """Before, each of the first five took longer than a day in Python's engine."""
-    base = load.read(model_file(tmp_path / "small.gguf"))
+    base = load.read_checkpoint(model_file(tmp_path / "small.gguf"))
     names = [name for name in base.tensors if name.endswith("query.weight")]
     rows = {name: base.tensors.later(name).shape for name in names}
     made = {
         n: LowRank(np.ones((2, i), np.float32), np.ones((o, 2), np.float32), 1.0)
         for n, (o, i) in rows.items()
     }
-    adapters.write(tmp_path / "a", made, base, "small")
+    adapters.write_adapter(tmp_path / "a", made, base, "small")
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {key: {pattern: 2}}))
-    problem = refusal(lambda: adapters.read(tmp_path / "a", base))
+    problem = refusal(lambda: adapters.read_adapter(tmp_path / "a", base))
     assert problem is None or (key in problem and len(problem) < 500 and "\n" not in problem)
 
 

@@ -45,10 +45,10 @@ def small() -> Pipeline:
 @pytest.mark.parametrize("name", config.presets())
 def test_presets_are_checked_whole_and_read_back(name: str, tmp_path: Path) -> None:
     """Before anything starts: each stage by its verb's own config or options."""
-    read = config.read(name)
+    read = config.read_pipeline(name)
     command.check(read)
     (tmp_path / "again.yaml").write_text(config.written(read), "utf-8")
-    assert config.read(tmp_path / "again.yaml") == read
+    assert config.read_pipeline(tmp_path / "again.yaml") == read
     assert read.not_run or read.budget
     assert all(read[stage].share for stage in read.names if verbs.VERBS[read[stage].verb].trains)
 
@@ -110,7 +110,7 @@ def test_what_a_config_names_and_is_not_there_is_named_before_the_first_stage(
 
 @pytest.mark.parametrize("name", ["tiny", "laptop", "smollm2"])
 def test_presets_name_what_there_is(name: str) -> None:
-    named.check(config.read(name))
+    named.check(config.read_pipeline(name))
 
 
 def test_a_stage_depends_on_the_folders_that_its_config_names() -> None:
@@ -144,7 +144,7 @@ from pathlib import Path
 from cutaway.pipeline import config, folder, run
 names = {"data": "data", "tokenizer": "tokens", "convert": "pack"}
 run.start = lambda pipeline, words: [sys.executable, "-S", "-c", sys.argv[3], words[0], names[words[0]]]
-run.Runner(folder.opened(Path(sys.argv[1]), config.read(sys.argv[2])), note=lambda _: None).run()
+run.Runner(folder.opened(Path(sys.argv[1]), config.read_pipeline(sys.argv[2])), note=lambda _: None).run()
 """
 STAGE = """
 import os, signal, sys
@@ -232,7 +232,7 @@ def test_a_refused_run_leaves_nothing_and_an_unstarted_one_blocks_nothing(tmp_pa
     assert not (tmp_path / "run").exists()
     folder.opened(tmp_path / "run", small())
     other = folder.opened(tmp_path / "run", replace(small(), budget=60.0))
-    assert config.read(tmp_path / "run") == other.pipeline and not folder.begun(tmp_path / "run")
+    assert config.read_pipeline(tmp_path / "run") == other.pipeline and not folder.begun(tmp_path / "run")
 
 
 def test_a_done_stage_whose_folder_is_removed_takes_the_changed_file(
@@ -245,7 +245,7 @@ def test_a_done_stage_whose_folder_is_removed_takes_the_changed_file(
         folder.opened(tmp_path / "run", with_stage("pack", changed))
     shutil.rmtree(opened.stage("pack"))
     assert folder.opened(tmp_path / "run", with_stage("pack", changed)).config("pack")["type"] == "F16"
-    tiny, plan = config.read("tiny"), tmp_path / "plan.json"
+    tiny, plan = config.read_pipeline("tiny"), tmp_path / "plan.json"
     shape = replace(
         tiny["pretrain"], config={"model": budget.shaped(tiny["pretrain"].config["model"], 64, 2), "steps": 7}
     )
@@ -283,7 +283,7 @@ def test_a_stage_that_failed_may_be_changed_where_it_was_written(
     again = folder.opened(tmp_path / "run", with_stage("pack", changed))
     assert not again.stage("pack").exists() and opened.mark("tokens") is not None
     assert run.Runner(again, note=lambda _: None).run() == ["pack"]
-    assert again.config("pack")["type"] == "F16" and config.read(tmp_path / "run") == again.pipeline
+    assert again.config("pack")["type"] == "F16" and config.read_pipeline(tmp_path / "run") == again.pipeline
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_lists_options_and_flags_become_a_command_line() -> None:
 
 
 def test_the_law_chooses_larger_models_for_more_time_and_the_steps_fill_it() -> None:
-    tiny = config.read("tiny")
+    tiny = config.read_pipeline("tiny")
     small_plan = budget.planned(tiny, 900, lambda _: 3e10)[1]
     shaped, plan = budget.planned(tiny, 9000, lambda _: 3e10)
     assert plan.weights > 2 * small_plan.weights and plan.width > small_plan.width
@@ -339,7 +339,7 @@ def test_the_law_chooses_larger_models_for_more_time_and_the_steps_fill_it() -> 
     assert run_of is not None
     a_step = run_of.batch_size * run_of.model.context * run_of.flops_per_token / 3e10
     assert 0.9 < plan.steps["pretrain"] * a_step / plan.seconds["pretrain"] <= 1
-    unsized = budget.planned(config.read("smollm2"), 5400, lambda _: 1 / 0)[1].lines()
+    unsized = budget.planned(config.read_pipeline("smollm2"), 5400, lambda _: 1 / 0)[1].lines()
     assert "first steps decide" in unsized[0] and not any("weights" in line for line in unsized)
     with pytest.raises(UserError, match="leaves no time to train"):
         budget.planned(tiny, 100, lambda _: 3e10)
@@ -348,7 +348,7 @@ def test_the_law_chooses_larger_models_for_more_time_and_the_steps_fill_it() -> 
 @pytest.mark.parametrize("shape", budget.SHAPES)
 def test_every_shape_has_the_kind_of_attention_that_gguf_knows_it_by(shape: tuple[int, int]) -> None:
     """One key head is mqa, several are gqa, and all heads are divided by them."""
-    stage = config.read("tiny")["pretrain"]
+    stage = config.read_pipeline("tiny")["pretrain"]
     attention = budget.shaped(stage.config["model"], *shape)["blocks"][0]["attention"]
     groups = attention.get("kv_heads", 1)
     assert attention["heads"] % groups == 0 and attention["heads"] * attention["key_size"] == shape[0]
@@ -366,7 +366,7 @@ def test_the_best_size_is_the_laws_minimum() -> None:
 
 def test_a_speed_is_kept_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
-    tiny, measured = config.read("tiny"), iter([1e9, 2e9])
+    tiny, measured = config.read_pipeline("tiny"), iter([1e9, 2e9])
     monkeypatch.setattr(budget, "_speed", lambda run, threads: next(measured))
     one = budget.pretraining(tiny, "pretrain", tiny["pretrain"].config["model"])
     assert [budget.measured_speed(one, 1) for _ in range(2)] == [1e9, 1e9]
@@ -376,7 +376,7 @@ def test_a_speed_is_kept_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_later_stages_give_back_what_earlier_ones_took(tmp_path: Path) -> None:
     """Steps are fixed when a stage starts, by the time that is left then; a fixed stage stays as it is."""
-    tiny = replace(config.read("tiny"), budget=900.0)
+    tiny = replace(config.read_pipeline("tiny"), budget=900.0)
     opened = folder.opened(tmp_path / "run", tiny)
     trained = [name for name in tiny.names if verbs.VERBS[tiny[name].verb].trains]
     planner = budget.ByTime(900, lambda _: None, dict.fromkeys(trained, (5.0, 0.5)))
@@ -402,7 +402,7 @@ def test_presets_for_gpus_fit_their_devices_and_a_day(name: str) -> None:
     from cutaway.train.training import Training
     from tests.training import model, text
 
-    pipeline = config.read(name)
+    pipeline = config.read_pipeline(name)
     whole = budget.pretraining(pipeline, "pretrain", pipeline["pretrain"].config["model"])
     found = plan(whole, pipeline.processes, 4e14, 2e11)
     assert found.memory < 78e9 and found.seconds[1] * whole.steps < 86_400

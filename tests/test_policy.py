@@ -148,7 +148,7 @@ def base(tmp_path: Path) -> Path:
     words = run_tokenizer.save(tokenizer, tmp_path / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
-    save.write(tmp_path / "base", at_rest, "safetensors")
+    save.write_checkpoint(tmp_path / "base", at_rest, "safetensors")
     return tmp_path / "base"
 
 
@@ -157,7 +157,7 @@ def config(base: Path, task: tuple[str, Path], *more: str) -> rewards_config.Rew
     words += " --data.group-size 4 --data.max-tokens 8 --data.context 64 --batch-size 2 --micro-batch-size 1"
     words += " --steps 6 --threads 1 --intervals.save 3 --intervals.evaluate 3 --adapter.rank 4"
     words += " --optimizer.learning-rate 0.01"
-    return rewards_recipe.read("grpo", [*words.split(), *more])
+    return rewards_recipe.read_rewards_config("grpo", [*words.split(), *more])
 
 
 def drawn(lengths: Sequence[int], seed: int = 0) -> list[Completion]:
@@ -756,7 +756,7 @@ def test_the_verb_checks_and_trains(
     assert "have the reward 0" in capsys.readouterr().err
     assert main(["finetune", "rloo", *words.split(), "--output", str(tmp_path / "run")]) == 0
     assert "held-out questions right" in capsys.readouterr().err
-    assert rewards_recipe.read(str(tmp_path / "run")).objective == rloo.Config()
+    assert rewards_recipe.read_rewards_config(str(tmp_path / "run")).objective == rloo.Config()
     assert main(["finetune", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
     assert cutaway.load(tmp_path / "run").generate("a", max_tokens=2)
 
@@ -764,7 +764,9 @@ def test_the_verb_checks_and_trains(
 def test_a_reward_model_is_a_scorer(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
     """It reads the question and the whole completion, and a run stores where it is."""
     words = f"--base={base} --data.path={pairs(tmp_path / 'pairs.jsonl')} --data.context=128 --steps=4"
-    judge_run = finetune.read("reward", [*words.split(), "--threads=1", "--batch-size=4", "--adapter.rank=4"])
+    judge_run = finetune.read_finetuning_config(
+        "reward", [*words.split(), "--threads=1", "--batch-size=4", "--adapter.rank=4"]
+    )
     training_run.train(judge_run, tmp_path / "judge", Quiet(), recipe=finetune)
     run = config(base, (f"reward_model:{tmp_path / 'judge'}", task[1]), "--steps=1")
     made, judge = rewards_recipe.of(run), RewardModel(tmp_path / "judge")
@@ -776,7 +778,7 @@ def test_a_reward_model_is_a_scorer(base: Path, task: tuple[str, Path], tmp_path
     seen = Quiet()
     training_run.train(run, tmp_path / "run", seen, recipe=rewards_recipe)
     assert seen.steps[0]["reward"] != 0 and f"reward_model:{tmp_path / 'judge'}" in str(
-        rewards_recipe.read(str(tmp_path / "run")).data.task
+        rewards_recipe.read_rewards_config(str(tmp_path / "run")).data.task
     )
 
 
@@ -824,7 +826,7 @@ def test_two_processes_train_what_one_does(base: Path, task: tuple[str, Path], t
     run = config(base, task, "--objective.kind=reinforce", "--objective.kl-coefficient=0.01", "--steps=3")
     run = replace(run, objective=replace(run.objective, updates=2), batch_size=4)
     run = replace(run, adapter=replace(run.adapter, dropout=0.3))
-    (tmp_path / "run.yaml").write_text(train_config.write(run))
+    (tmp_path / "run.yaml").write_text(train_config.run_config_text(run))
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
     command = [*start, "cutaway", "finetune", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "two")]
     plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
@@ -971,7 +973,7 @@ def test_a_tuned_base_is_sampled_with_both_adapters(
             parameter.data.normal_(std=0.05)
     sums = data.train.trainable(TrainingBatch.of(data.train.batch(0, 2), CPU))[1]
     assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
-    at_rest = load.read(tmp_path / "first")
+    at_rest = load.read_checkpoint(tmp_path / "first")
     root, first = load.base_and_adapter(at_rest)
     assert first and root.source == base
     both = adapters.stacked(first, first)

@@ -142,7 +142,7 @@ def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
     small = load.Checkpoint(model.config, tensors, "gpt2", Path("tiny"))
     made = quantize.quantized(small, "Q4_K")
     assert types(made)["blocks.0.attention.value.weight"] == types(made)["blocks.0.attention.query.weight"]
-    assert save.write(tmp_path / "small.gguf", made.checkpoint).types["Q5_0"] > 0
+    assert save.write_checkpoint(tmp_path / "small.gguf", made.checkpoint).types["Q5_0"] > 0
 
 
 def test_experts_of_a_layer_have_one_type_and_routers_stay_whole(tmp_path: Path):
@@ -152,11 +152,11 @@ def test_experts_of_a_layer_have_one_type_and_routers_stay_whole(tmp_path: Path)
     downs = [{found[f"blocks.{n}.mlp.experts.{e}.down.weight"] for e in range(3)} for n in range(3)]
     assert downs == [{"Q4_K"}, {"Q4_K"}, {"Q6_K"}]
     assert {found[f"blocks.{n}.mlp.router.weight"] for n in range(3)} == {"F32"}
-    save.write(tmp_path / "small.gguf", made)
+    save.write_checkpoint(tmp_path / "small.gguf", made)
     stored = gguf.read(tmp_path / "small.gguf").tensors
     assert stored["blk.2.ffn_down_exps.weight"].shape == (3, 256, 256)
     assert stored["blk.2.ffn_down_exps.weight"].type == "Q6_K"
-    again = load.read(tmp_path / "small.gguf")
+    again = load.read_checkpoint(tmp_path / "small.gguf")
     assert again.config == made.config and again.family == "mixtral"
     for name, packed in made.tensors.items():
         assert np.array_equal(packed.data, again.tensors[name].data), name
@@ -294,12 +294,12 @@ def test_what_gets_no_smaller_is_refused_without_force(
 
 
 def test_a_folder_has_a_size_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    save.write(tmp_path / "run" / "model", checkpoint(layers=1))
+    save.write_checkpoint(tmp_path / "run" / "model", checkpoint(layers=1))
     made = tmp_path / "run" / "model"
     words = ["quantize", str(made), "--type", "q8_0", "-o", str(tmp_path / "out.gguf"), "--no-measure"]
     assert cli.main([*words, "--json"]) == 0
     before = json.loads(capsys.readouterr().out)["bytes_before"]
-    assert before == retype.stored_bytes(load.read(made).tensors) > 0
+    assert before == retype.stored_bytes(load.read_checkpoint(made).tensors) > 0
 
 
 def test_a_note_about_matrices_begins_with_how_many():
@@ -326,7 +326,7 @@ def test_mistakes_are_refused_before_any_work(
     short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(save, "write", lambda *_, **__: pytest.fail("something was written"))
+    monkeypatch.setattr(save, "write_checkpoint", lambda *_, **__: pytest.fail("something was written"))
     there = tmp_path / "there.gguf"
     there.write_bytes(b"mine")
     broken = tmp_path / "broken.txt"
@@ -350,7 +350,7 @@ def test_mistakes_are_refused_before_any_work(
     assert "Q3_X" in capsys.readouterr().err
     assert there.read_bytes() == b"mine"
     with pytest.raises(UserError, match="use one of Q8_0"):
-        quantize.quantized(load.read(short), "IQ3_S")
+        quantize.quantized(load.read_checkpoint(short), "IQ3_S")
 
 
 def test_a_weight_that_stays_as_it_is_is_looked_at_too():
@@ -374,5 +374,5 @@ def test_a_weight_that_cannot_be_packed_is_named_and_nothing_is_left(tmp_path: P
     with pytest.raises(
         UserError, match=r"'blocks.0.mlp.up.weight' cannot be stored as Q4_0: A weight is infinite"
     ):
-        save.write(tmp_path / "broken.gguf", made.checkpoint)
+        save.write_checkpoint(tmp_path / "broken.gguf", made.checkpoint)
     assert list(tmp_path.iterdir()) == []

@@ -60,7 +60,7 @@ def test_a_layer_is_what_its_own_library_makes_of_it(path: Path) -> None:
 
     The files were written by the libraries themselves (scripts/tables/quantized_golden.py).
     """
-    tensors, texts = dict(safetensors.read(path)), safetensors.metadata(path)
+    tensors, texts = dict(safetensors.read_safetensors(path)), safetensors.metadata(path)
     theirs = tensors.pop("expected")
     ((name, packed),) = joined(json.loads(texts["section"]), tensors).items()
     expected = widened(theirs.data.reshape(-1).view(KINDS[theirs.type]), theirs.type).reshape(theirs.shape)
@@ -99,7 +99,7 @@ def stored(name: str, rows: int = 64, columns: int = 96, seed: int = 0) -> tuple
 def test_a_layer_is_its_published_formula(name: str, tmp_path: Path) -> None:
     section, tensors, expected = stored(name)
     save_file(tensors, tmp_path / "model.safetensors")
-    ((_, packed),) = joined(section, safetensors.read(tmp_path)).items()
+    ((_, packed),) = joined(section, safetensors.read_safetensors(tmp_path)).items()
     assert same_bits(formats.unpack(packed), expected.numpy())
     assert np.array_equal(in_pieces(packed), np.asarray(packed.data))
 
@@ -119,7 +119,7 @@ KEPT |= {"w8a8": "Q8_0", "nf4": "BF16", "fp8": "F32"}
 def test_what_is_exact_stays_packed(name: str, tmp_path: Path) -> None:
     section, tensors, _ = stored(name)
     save_file(tensors, tmp_path / "model.safetensors")
-    ((_, packed),) = joined(section, safetensors.read(tmp_path)).items()
+    ((_, packed),) = joined(section, safetensors.read_safetensors(tmp_path)).items()
     assert packed.type == KEPT[name]
 
 
@@ -129,7 +129,7 @@ def test_a_scale_that_no_half_holds_is_not_packed(tmp_path: Path) -> None:
     scale[0, 0] = 1e-9
     expected[0, :32] *= 1e-9 / float(expected[0, :32].abs().max() / 7)
     save_file(tensors, tmp_path / "model.safetensors")
-    ((_, packed),) = joined(section, safetensors.read(tmp_path)).items()
+    ((_, packed),) = joined(section, safetensors.read_safetensors(tmp_path)).items()
     assert packed.type == "F32"
     assert same_bits(formats.unpack(packed)[1:], expected[1:].numpy())
 
@@ -140,7 +140,7 @@ def test_columns_in_activation_order_have_their_own_groups(tmp_path: Path) -> No
     order = torch.randperm(96, generator=torch.Generator().manual_seed(3)) % 3
     tensors[f"{LAYER}.g_idx"] = order.int()
     save_file(tensors, tmp_path / "model.safetensors")
-    ((_, packed),) = joined(section | {"desc_act": True}, safetensors.read(tmp_path)).items()
+    ((_, packed),) = joined(section | {"desc_act": True}, safetensors.read_safetensors(tmp_path)).items()
     ours = formats.unpack(packed)
     words, zeros, scales = (tensors[f"{LAYER}.{part}"] for part in ("qweight", "qzeros", "scales"))
     for row, column in ((0, 0), (7, 31), (39, 95), (13, 64)):
@@ -310,7 +310,9 @@ def test_training_on_a_quantised_base_is_training_on_its_values(tmp_path: Path) 
     talk, found = conversations(tmp_path / "talk.jsonl"), []
     for base, kind in ((values, "float32"), (tmp_path / "q", "packed")):
         words = f"--base {base} --data.path {talk} --data.context 64 --steps 2 --batch-size 2 --threads 1"
-        run = replace(finetune.read("sft", words.split()), adapter=lora.Config(4), base_type=kind)
+        run = replace(
+            finetune.read_finetuning_config("sft", words.split()), adapter=lora.Config(4), base_type=kind
+        )
         out = tmp_path / f"{base.name}-{kind}"
         training_run.train(run, out, Quiet(), recipe=finetune)
         found.append(cutaway.load(out, engine="pytorch").logits([5, 6]))
@@ -341,10 +343,10 @@ def test_a_module_that_is_not_quantised_stays_as_it_is(tmp_path: Path) -> None:
     save_file(
         tensors | {"lm_head.weight": plain, f"{LAYER}.bias": torch.ones(64)}, tmp_path / "model.safetensors"
     )
-    found = joined(section | {"modules_to_not_convert": ["lm_head"]}, safetensors.read(tmp_path))
+    found = joined(section | {"modules_to_not_convert": ["lm_head"]}, safetensors.read_safetensors(tmp_path))
     assert found["lm_head.weight"].type == "BF16" and found[f"{LAYER}.bias"].shape == (64,)
     with pytest.raises(UserError, match=f"lists '{re.escape(LAYER)}' as not quantized"):
-        joined(section | {"modules_to_not_convert": [LAYER]}, safetensors.read(tmp_path))
+        joined(section | {"modules_to_not_convert": [LAYER]}, safetensors.read_safetensors(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -363,9 +365,9 @@ def test_modules_are_listed_as_each_method_lists_them(
     section, tensors, _ = stored(name)
     key = {"gptq": "modules_to_not_convert"}.get(name, "ignore")
     save_file({each: tensor.contiguous() for each, tensor in tensors.items()}, tmp_path / "model.safetensors")
-    assert len(joined(section | {key: ["lm_head", others]}, safetensors.read(tmp_path))) == 1
+    assert len(joined(section | {key: ["lm_head", others]}, safetensors.read_safetensors(tmp_path))) == 1
     with pytest.raises(UserError, match="as not quantized"):
-        joined(section | {key: ["lm_head", listed]}, safetensors.read(tmp_path))
+        joined(section | {key: ["lm_head", listed]}, safetensors.read_safetensors(tmp_path))
 
 
 def test_scales_of_activations_are_left_out(tmp_path: Path) -> None:
@@ -373,7 +375,7 @@ def test_scales_of_activations_are_left_out(tmp_path: Path) -> None:
     beside = {f"{LAYER}.{part}": torch.tensor(0.5) for part in ("input_scale", "activation_scale")}
     beside["model.layers.0.self_attn.k_scale"] = torch.tensor(0.1)
     save_file(tensors | beside, tmp_path / "model.safetensors")
-    found = joined(section | {"activation_scheme": "static"}, safetensors.read(tmp_path))
+    found = joined(section | {"activation_scheme": "static"}, safetensors.read_safetensors(tmp_path))
     assert list(found) == [f"{LAYER}.weight"]
     assert same_bits(formats.unpack(found[f"{LAYER}.weight"]), expected.numpy())
 
@@ -397,7 +399,7 @@ def test_each_group_of_modules_has_its_scheme(tmp_path: Path) -> None:
     tensors |= {f"{other}.weight": (w / scale).to(torch.float8_e4m3fn), f"{other}.weight_scale": scale}
     save_file(tensors, tmp_path / "model.safetensors")
     mixed = section | {"format": "mixed-precision", "config_groups": ACTORDER}
-    found = joined(mixed, safetensors.read(tmp_path))
+    found = joined(mixed, safetensors.read_safetensors(tmp_path))
     packed, scales = tensors[f"{LAYER}.weight_packed"], tensors[f"{LAYER}.weight_scale"]
     q = torch.stack([packed >> 4 * i & 15 for i in range(8)], -1).reshape(64, -1) - 8
     expected = q.float() * scales.float()[:, order]
@@ -496,7 +498,7 @@ def test_a_layer_that_does_not_fit_is_refused(name: str, tmp_path: Path) -> None
     damage(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=why) as problem:
-        joined(section, safetensors.read(tmp_path))
+        joined(section, safetensors.read_safetensors(tmp_path))
     assert LAYER in str(problem.value) and "\n" not in str(problem.value)
 
 
@@ -547,4 +549,4 @@ def test_a_family_that_is_stored_transposed_is_refused(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(data | {"quantization_config": quantizing.GPTQ}))
     with pytest.raises(UserError, match="quantized folders of gpt2, whose matrices are stored transposed"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)

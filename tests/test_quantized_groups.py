@@ -37,7 +37,9 @@ def values(section: dict[str, Any], tensors: dict[str, Tensor], folder: Path) ->
     save_file(stored, folder / "model.safetensors")
     method = methods.of_config({"quantization_config": section}, "config.json")
     assert method is not None
-    return torch.tensor(formats.unpack(method.joined(safetensors.read(folder), "folder")[f"{LAYER}.weight"]))
+    return torch.tensor(
+        formats.unpack(method.joined(safetensors.read_safetensors(folder), "folder")[f"{LAYER}.weight"])
+    )
 
 
 def eight(rows: int, columns: int) -> Tensor:

@@ -53,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = run_tokenizer.save(tokenizer, home / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
-    save.write(home / "base", at_rest, "safetensors")
+    save.write_checkpoint(home / "base", at_rest, "safetensors")
     (home / "score.py").write_text(SCORER)
     rows = [{"prompt": chr(97 + n % 26) * (1 + n // 26)} for n in range(60)]
     (home / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -85,7 +85,7 @@ def config(home: Path, sampler: str, *more: str) -> rewards_config.RewardsConfig
     words += f" --data.path {home / 'questions.jsonl'} --data.group-size 4 --data.max-tokens 8"
     words += " --data.context 64 --batch-size 2 --micro-batch-size 1 --steps 4 --threads 1 --adapter.rank 4"
     words += " --intervals.save 3 --intervals.evaluate 2 --optimizer.learning-rate 0.03"
-    return rewards.read("grpo", [*words.split(), f"--data.sampler={sampler}", *more])
+    return rewards.read_rewards_config("grpo", [*words.split(), f"--data.sampler={sampler}", *more])
 
 
 def ready(run: rewards_config.RewardsConfig, folder: Path) -> tuple[Training, rollouts.Sampled]:

@@ -487,7 +487,7 @@ def test_what_texts_share_of_a_recurrent_model_is_a_state():
     plain = RuntimeEngine(other, tensors(other))
     one = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 recurrent states are not those of 1 sequences"):
-        step.read(engine.packed.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
+        step.run_step(engine.packed.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
     assert plain.new_state().recurrent.size == 0
 
 
@@ -698,7 +698,7 @@ def digested(files: list[str]) -> dict[str, tuple[Decoder, Tensors, list[int]]]:
         models[f"{type} per-layer"] = (*wide(type, own=256), IDS[:9])
         models[f"{type} indexed"] = (*wide(type, mixer=WIDE_INDEXED), IDS[:9])
     for file in files:
-        checkpoint = load.read(file)
+        checkpoint = load.read_checkpoint(file)
         assert isinstance(checkpoint.config, Decoder)
         models[file] = (checkpoint.config, checkpoint.tensors, [504, 3575, 282, 4649, 314])
     return models
@@ -734,7 +734,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """SmolLM2 as its file has it (Q4_1, Q8_0), and as Q4_K (with Q5_0, Q6_K and Q8_0 beside it)."""
     source = inputs.path("smollm2")
     target = tmp_path_factory.mktemp("real") / "q4_k.gguf"
-    save.write(target, quantized(load.read(source), "Q4_K").checkpoint, "gguf")
+    save.write_checkpoint(target, quantized(load.read_checkpoint(source), "Q4_K").checkpoint, "gguf")
     return {"Q4_1": source, "Q4_K": target}
 
 
@@ -814,7 +814,7 @@ def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_K"])
 def test_a_real_models_law(kind: str, real: dict[str, Path]):
     """docs/runtime.md's distributions: the runtime beside the PyTorch model that makes the same roundings."""
-    checkpoint = load.read(real[kind])
+    checkpoint = load.read_checkpoint(real[kind])
     of, entries = checkpoint.config, checkpoint.tensors
     assert isinstance(of, Decoder)
     edits = activation_quant.edits(of, entries)
@@ -1134,7 +1134,9 @@ def test_what_does_not_fit_is_refused():
     assert state.length == 0
     many = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 pages do not hold positions 0 to 0"):
-        step.read(engine.packed.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many)
+        step.run_step(
+            engine.packed.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many
+        )
 
 
 def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.MonkeyPatch):

@@ -213,10 +213,10 @@ def test_llama_cpp_gives_a_written_adapter_our_logits(tmp_path: Path):
 
     lm = serving.model(engine="pytorch")
     lm.save(tmp_path / "base.gguf")
-    base = load.read(tmp_path / "base.gguf")
+    base = load.read_checkpoint(tmp_path / "base.gguf")
     adapter = {name: replace(change, scale=1.0) for name, change in low_rank(base.config, rank=8).items()}
-    gguf_adapters.write(tmp_path / "talk.gguf", adapter, base)
-    back = adapters.read(tmp_path / "talk.gguf", base)
+    gguf_adapters.write_gguf_adapter(tmp_path / "talk.gguf", adapter, base)
+    back = adapters.read_adapter(tmp_path / "talk.gguf", base)
     assert back.keys() == adapter.keys()
     for name, change in adapter.items():
         assert_folded(back[name], change, name)
@@ -239,7 +239,7 @@ def test_llama_cpp_gives_a_written_adapter_our_logits(tmp_path: Path):
         low_rank(base.config, ("embedding",)),
     ):
         with pytest.raises(UserError, match=r"LoRA alone|embedding table"):
-            gguf_adapters.write(tmp_path / "no.gguf", refused, base)
+            gguf_adapters.write_gguf_adapter(tmp_path / "no.gguf", refused, base)
 
 
 def test_an_adapter_is_converted_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -247,15 +247,15 @@ def test_an_adapter_is_converted_both_ways(tmp_path: Path, monkeypatch: pytest.M
     from tests import inputs
 
     monkeypatch.chdir(tmp_path)
-    base = load.read(inputs.path("smollm2"))
+    base = load.read_checkpoint(inputs.path("smollm2"))
     adapter = low_rank(base.config, ("query", "down"), rank=2)
-    adapters.write("talk", adapter, base, str(inputs.path("smollm2")))
+    adapters.write_adapter("talk", adapter, base, str(inputs.path("smollm2")))
     assert cli.main(["convert", "talk", "talk.gguf", "--adapter"]) == 0
     assert cli.main(["convert", "talk.gguf", "back", "--adapter"]) == 2
     assert (
         cli.main(["convert", "talk.gguf", "back", "--adapter", "--model", str(inputs.path("smollm2"))]) == 0
     )
-    back = adapters.read("back", base)
+    back = adapters.read_adapter("back", base)
     for name, change in adapter.items():
         assert_folded(back[name], change, name)
 

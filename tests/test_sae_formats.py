@@ -29,7 +29,7 @@ def drawn(*shape: int) -> np.ndarray:
 
 def write(path: Path, of: dict[str, np.ndarray], type: str = "F32") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.write(path, {name: formats.pack(array, type) for name, array in of.items()})
+    safetensors.write_safetensors(path, {name: formats.pack(array, type) for name, array in of.items()})
 
 
 def saelens(folder: Path, of: dict[str, np.ndarray], type: str = "F32", **facts: Any) -> SAE:

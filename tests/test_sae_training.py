@@ -199,7 +199,7 @@ def test_folders_of_before_there_were_kinds_are_read(tmp_path: Path) -> None:
     of = {"encoder": random.standard_normal((6, 4)), "bias": random.standard_normal(6)}
     of |= {"decoder": random.standard_normal((6, 4)), "center": random.standard_normal(4) * 9}
     of |= {"threshold": np.full(6, 0.2)}
-    safetensors.write(
+    safetensors.write_safetensors(
         tmp_path / "sae.safetensors",
         {name: formats.pack(array.astype(np.float32), "F32") for name, array in of.items()},
     )

@@ -50,7 +50,7 @@ def same(left: Packed, right: Packed) -> bool:
 def test_judge_reads_what_we_write(tmp_path: Path) -> None:
     path, tensors = tmp_path / "ours.safetensors", every_kind()
     texts = {"format": "pt", "note\n": 'é "quoted" \\ 🦙'}
-    safetensors.write(path, tensors, texts)
+    safetensors.write_safetensors(path, tensors, texts)
     with safe_open(path, framework="pt") as theirs:
         assert theirs.metadata() == texts
         assert set(theirs.keys()) == set(tensors)
@@ -71,7 +71,7 @@ def test_we_read_what_judge_writes(tmp_path: Path) -> None:
     eight = {"bytes": torch.ones(5, dtype=torch.uint8), "e4m3": torch.ones(2).to(torch.float8_e4m3fn)}
     whole |= eight
     judge.save_file(arrays | whole, path, metadata={"format": "pt", "é": "ü\n"})
-    found = safetensors.read(path)
+    found = safetensors.read_safetensors(path)
     assert safetensors.metadata(path) == {"format": "pt", "é": "ü\n"}
     assert found.keys() == arrays.keys() | whole.keys()
     for name, array in arrays.items():
@@ -84,13 +84,13 @@ def test_we_read_what_judge_writes(tmp_path: Path) -> None:
 
 def test_arrays_can_be_written_as_they_are(tmp_path: Path) -> None:
     path, values = tmp_path / "x.safetensors", np.arange(6, dtype=np.float32).reshape(2, 3)
-    safetensors.write(
+    safetensors.write_safetensors(
         path, {"a": ("F32", (2, 3), values.T.copy().T), "b": ("F16", (2,), np.ones(2, np.float16))}
     )
     assert np.array_equal(judge.load_file(path)["a"].numpy(), values)
     assert safetensors.metadata(path) == {}
     with pytest.raises(UserError, match="needs 24 bytes, not 48"):
-        safetensors.write(path, {"a": ("F32", (2, 3), values.astype(np.float64))})
+        safetensors.write_safetensors(path, {"a": ("F32", (2, 3), values.astype(np.float64))})
 
 
 def test_writing_is_streamed_and_atomic(tmp_path: Path) -> None:
@@ -100,24 +100,24 @@ def test_writing_is_streamed_and_atomic(tmp_path: Path) -> None:
     def maker(name: str) -> Later:
         return Later("F32", (4,), lambda: made.append(name) or random_packed("F32", (4,)))
 
-    safetensors.write(path, {"a": maker("a"), "b": maker("b")})
+    safetensors.write_safetensors(path, {"a": maker("a"), "b": maker("b")})
     assert made == ["a", "b"]
     before = path.read_bytes()
     with pytest.raises(UserError, match="announced"):
-        safetensors.write(path, {"a": Later("F32", (4,), lambda: random_packed("F32", (5,)))})
+        safetensors.write_safetensors(path, {"a": Later("F32", (4,), lambda: random_packed("F32", (5,)))})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_writer_refuses_what_it_does_not_write(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with pytest.raises(UserError, match="Q8_0"):
-        safetensors.write(path, {"a": random_packed("Q8_0", (32,))})
+        safetensors.write_safetensors(path, {"a": random_packed("Q8_0", (32,))})
     with pytest.raises(UserError, match="I64"):
-        safetensors.write(path, {"a": ("I64", (2,), np.arange(2))})
+        safetensors.write_safetensors(path, {"a": ("I64", (2,), np.arange(2))})
     with pytest.raises(UserError, match="__metadata__"):
-        safetensors.write(path, {"__metadata__": random_packed("F32", (2,))})
+        safetensors.write_safetensors(path, {"__metadata__": random_packed("F32", (2,))})
     with pytest.raises(UserError, match="'steps' is not text"):
-        safetensors.write(path, {}, json.loads('{"steps": 3}'))
+        safetensors.write_safetensors(path, {}, json.loads('{"steps": 3}'))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +126,9 @@ def test_writer_refuses_what_it_does_not_write(tmp_path: Path) -> None:
 
 def sharded(folder: Path) -> dict[str, Packed]:
     tensors = {f"layer.{number}": random_packed("F32", (4, 4)) for number in range(5)}
-    safetensors.write(folder / "model.safetensors", tensors, {"format": "pt"}, max_shard_bytes=150)
+    safetensors.write_safetensors(
+        folder / "model.safetensors", tensors, {"format": "pt"}, max_shard_bytes=150
+    )
     return tensors
 
 
@@ -140,29 +142,29 @@ def test_shards_are_written_for_the_judge_and_read_back(tmp_path: Path) -> None:
     for name, shard in index["weight_map"].items():
         assert raw(judge.load_file(tmp_path / shard)[name]) == tensors[name].data.tobytes()
     for source in (tmp_path, tmp_path / safetensors.INDEX):
-        found = safetensors.read(source)
+        found = safetensors.read_safetensors(source)
         assert list(found) == list(tensors) and all(same(found[name], tensors[name]) for name in tensors)
         assert safetensors.metadata(source) == {"format": "pt"}
 
 
 def test_one_file_and_shards_replace_each_other(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    safetensors.write(path, {"old": random_packed("F32", (2,))}, max_shard_bytes=1000)
-    assert list(safetensors.read(tmp_path)) == ["old"]
+    safetensors.write_safetensors(path, {"old": random_packed("F32", (2,))}, max_shard_bytes=1000)
+    assert list(safetensors.read_safetensors(tmp_path)) == ["old"]
     tensors = sharded(tmp_path)
-    assert list(safetensors.read(tmp_path)) == list(tensors)
-    safetensors.write(path, {"new": random_packed("F32", (2,))})
-    assert list(safetensors.read(tmp_path)) == ["new"]
+    assert list(safetensors.read_safetensors(tmp_path)) == list(tensors)
+    safetensors.write_safetensors(path, {"new": random_packed("F32", (2,))})
+    assert list(safetensors.read_safetensors(tmp_path)) == ["new"]
 
 
 def test_folders_are_searched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no model"):
-        safetensors.read(tmp_path)
-    safetensors.write(tmp_path / "adapter.safetensors", {"a": random_packed("F32", (2,))})
-    assert list(safetensors.read(tmp_path)) == ["a"]
-    safetensors.write(tmp_path / "other.safetensors", {"b": random_packed("F32", (2,))})
+        safetensors.read_safetensors(tmp_path)
+    safetensors.write_safetensors(tmp_path / "adapter.safetensors", {"a": random_packed("F32", (2,))})
+    assert list(safetensors.read_safetensors(tmp_path)) == ["a"]
+    safetensors.write_safetensors(tmp_path / "other.safetensors", {"b": random_packed("F32", (2,))})
     with pytest.raises(UserError, match="name one of them"):
-        safetensors.read(tmp_path)
+        safetensors.read_safetensors(tmp_path)
 
 
 def set_index(folder: Path, change: dict[str, str | None]) -> None:
@@ -195,7 +197,7 @@ def test_shards_that_are_not_what_the_index_says(tmp_path: Path, name: str) -> N
     change, why = INDEX_REFUSALS[name]
     set_index(tmp_path, change)
     with pytest.raises(UserError, match=why) as caught:
-        safetensors.read(tmp_path)
+        safetensors.read_safetensors(tmp_path)
     assert str(caught.value).isprintable()
 
 
@@ -215,7 +217,7 @@ def test_shards_that_are_not_what_the_index_says(tmp_path: Path, name: str) -> N
 def test_an_index_that_is_none(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / safetensors.INDEX).write_text(text)
     with pytest.raises(UserError, match=why):
-        safetensors.read(tmp_path)
+        safetensors.read_safetensors(tmp_path)
 
 
 # ---- refusals, one by one ----------------------------------------------------------------------------------
@@ -316,11 +318,11 @@ REFUSALS = {
 def test_the_file_the_refusals_are_made_from_is_good(tmp_path: Path) -> None:
     path = tmp_path / "good.safetensors"
     path.write_bytes(GOOD)
-    assert safetensors.read(path)["w"].shape == (2, 2)
+    assert safetensors.read_safetensors(path)["w"].shape == (2, 2)
     path.write_bytes(container("{}   \n"))
-    assert safetensors.read(path) == {}
+    assert safetensors.read_safetensors(path) == {}
     path.write_bytes(container('{"__metadata__":{"a":"b"} , ' + entry("w", "I8", [2], 0, 2) + "}  ", 2))
-    assert safetensors.read(path)["w"].type == "I8" and safetensors.metadata(path) == {"a": "b"}
+    assert safetensors.read_safetensors(path)["w"].type == "I8" and safetensors.metadata(path) == {"a": "b"}
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -329,5 +331,5 @@ def test_refused_in_one_line_that_names_the_file(tmp_path: Path, name: str) -> N
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     with pytest.raises(UserError, match=why) as caught:
-        safetensors.read(path)
+        safetensors.read_safetensors(path)
     assert "model.safetensors" in str(caught.value) and str(caught.value).isprintable()

@@ -149,6 +149,6 @@ def test_what_the_law_would_refuse_is_refused_before_the_first_run(
 
 def test_presets_are_ladders():
     for name in scaling.ladders():
-        made = scaling.read(name)
+        made = scaling.read_ladder(name)
         assert isinstance(made, Ladder) and len(made.rungs) >= 5
         made.check()

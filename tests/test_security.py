@@ -105,7 +105,7 @@ def test_a_folder_keeps_what_other_probes_found_on_the_same_model(
     assert both["other"]["findings"][0]["seeds"] == [3]
     assert attacked("other")["other"]["findings"][0]["seeds"] == [0]  # replaced
     document = json.loads((out / "results.json").read_text())
-    again = report.document(str(model), report.read(document), seed=0, trials=8)
+    again = report.document(str(model), report.read_findings(document), seed=0, trials=8)
     assert json.loads(json.dumps(again)) == document
     assert (out / "report.html").read_text().count("<iframe") == 2
     (out / "results.json").write_text(json.dumps(document | {"model": "another"}))
@@ -192,7 +192,7 @@ def test_a_probes_verdict_is_the_worst_of_its_findings_and_infinite_intervals_ar
         findings = [made_up(kind, rate) for kind in kinds[:n]]
         for each in (findings, findings[::-1]):
             assert report.document("m", each, seed=0, trials=1)["probes"]["one"]["verdict"] == worst
-    (again,) = report.read(report.document("m", [made_up("sound", wide)], seed=0, trials=1))
+    (again,) = report.read_findings(report.document("m", [made_up("sound", wide)], seed=0, trials=1))
     assert (again.arms[0].value.low, again.arms[0].value.high) == (-np.inf, np.inf)
     bars = report._arms([Arm("arm", statistics.Estimate(0.9, 0.1, 0.8, 1.1, 9), unit="AUC")], "AUC")
     assert (bars.axis.low, bars.axis.high) == (0, 1) and (bars.series[0].low, bars.series[0].high) == (
@@ -622,10 +622,10 @@ def test_pickles_run_nothing_and_a_loader_that_unpickles_is_found(
             with zipfile.ZipFile(path) as packed:
                 pickle.loads(packed.read("model/data.pkl")).close()
 
-    monkeypatch.setattr(files, "read", unpacks)
+    monkeypatch.setattr(files, "read_model_file", unpacks)
     planted = attacked(lm, "files")["Pickles under a model's names"]
     assert planted.verdict == "vulnerable" and planted.arms[0].value.value == 1 / 14
-    monkeypatch.setattr(files, "read", careless)
+    monkeypatch.setattr(files, "read_model_file", careless)
     planted = attacked(lm, "files")["Pickles under a model's names"]
     assert planted.verdict == "vulnerable" and planted.arms[0].value.value == 0.5
     issue = audit.Issue("high", "template", "writes at a word")

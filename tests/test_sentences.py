@@ -183,28 +183,28 @@ def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
 
 def test_bert_in_both_directions(tiny: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
     folder, expected = tiny
-    checkpoint = load.read(folder)
+    checkpoint = load.read_checkpoint(folder)
     assert (ours(checkpoint) - expected).abs().max() < EXACT
-    assert save.write(tmp_path / "ours", checkpoint).family == "bert"
+    assert save.write_checkpoint(tmp_path / "ours", checkpoint).family == "bert"
     opened, info = transformers.BertModel.from_pretrained(
         tmp_path / "ours", add_pooling_layer=False, output_loading_info=True
     )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert (hidden(opened.eval()) - expected).abs().max() < EXACT
-    assert load.read(tmp_path / "ours").config == checkpoint.config
+    assert load.read_checkpoint(tmp_path / "ours").config == checkpoint.config
 
 
 def test_bert_through_gguf(tiny: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
-    checkpoint = load.read(tiny[0])
-    save.write(tmp_path / "model.gguf", checkpoint)
-    again = load.read(tmp_path / "model.gguf")
+    checkpoint = load.read_checkpoint(tiny[0])
+    save.write_checkpoint(tmp_path / "model.gguf", checkpoint)
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     assert again.config == checkpoint.config
     assert torch.equal(ours(again), ours(checkpoint))
 
 
 @torch.no_grad()
 def test_an_encoder_can_be_watched(tiny: tuple[Path, torch.Tensor]) -> None:
-    model = build.encoder(load.read(tiny[0]))
+    model = build.encoder(load.read_checkpoint(tiny[0]))
     with tracing(model) as seen:
         model(IDS, torch.arange(40).expand(2, 40), KINDS)
     assert torch.allclose(seen["blocks.2.out"], tiny[1], atol=EXACT)
@@ -213,7 +213,7 @@ def test_an_encoder_can_be_watched(tiny: tuple[Path, torch.Tensor]) -> None:
 
 
 def test_the_config_round_trips_and_knows_every_weight(tiny: tuple[Path, torch.Tensor]) -> None:
-    checkpoint = load.read(tiny[0])
+    checkpoint = load.read_checkpoint(tiny[0])
     assert from_dict(to_dict(checkpoint.config), Encoder) == checkpoint.config
     named = {name: tuple(w.shape) for name, w in build.encoder(checkpoint).named_parameters()}
     assert checkpoint.config.weights() == named

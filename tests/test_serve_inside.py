@@ -390,7 +390,9 @@ def test_an_adapter_and_its_model_are_compared(tmp_path: Path) -> None:
     rows, columns = lm.checkpoint.tensors.later(name).shape
     draw = np.random.default_rng(0)
     a, b = (draw.standard_normal(size).astype(np.float32) for size in ((2, columns), (rows, 2)))
-    adapters.write(tmp_path / "talk", {name: adapters.LowRank(a, b, 0.2)}, lm.checkpoint, serving.NAME)
+    adapters.write_adapter(
+        tmp_path / "talk", {name: adapters.LowRank(a, b, 0.2)}, lm.checkpoint, serving.NAME
+    )
     talk = lm.with_adapter(tmp_path / "talk")
     with serving.running(lm, adapters={"talk": adapter_engine(lm, tmp_path / "talk")}) as server:
         ids = lm.ids(TEXT)

@@ -63,23 +63,23 @@ def test_the_pages_own_code_is_small(server: Server) -> None:
     sent. The files' bar is 300,000 bytes, which they do not keep yet: docs/results/spine.md.
     """
     loaded: set[str] = set()
-    left = re.findall(r'(?:href|src)="page/([^"]+)"', bundle.read("app/shell.html"))
+    left = re.findall(r'(?:href|src)="page/([^"]+)"', bundle.read_asset("app/shell.html"))
     left += [name for name in page.NAMES if name.startswith("app/") and name.endswith(".json")]
     while left:
         name = left.pop()
         loaded.add(name)
-        text = bundle.read(name)
+        text = bundle.read_asset(name)
         near = [path for _, path in bundle.IMPORT.findall(text)]
         near += re.findall(r'new URL\("(\./[^"]+)", import\.meta\.url\)', text)  # workers, and data
         left += {normpath(join(dirname(name), path)) for path in near} - loaded
-    lines = [line.strip() for name in loaded for line in bundle.read(name).splitlines()]
+    lines = [line.strip() for name in loaded for line in bundle.read_asset(name).splitlines()]
     code = [line for line in lines if line and not line.startswith(("//", "/*"))]
     assert len(loaded) > 50 and loaded <= page.NAMES
     assert sum(len(line.encode()) + 1 for line in code) < 290_000
     assert sum(len(bundle.read_bytes(name)) for name in {*loaded, "app/shell.html"}) < 328_000
     headers = {"Accept-Encoding": "gzip"}
     answer = server.get("/page/app/main.js", headers=headers)
-    assert answer.headers["content-encoding"] == "gzip" and answer.text == bundle.read("app/main.js")
+    assert answer.headers["content-encoding"] == "gzip" and answer.text == bundle.read_asset("app/main.js")
     assert sum(len(page.packed(name)) for name in loaded) < 130_000
 
 

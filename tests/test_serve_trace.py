@@ -110,7 +110,7 @@ def test_safetensors_holds_the_same(server: Server, tmp_path: Path) -> None:
     asked = {"values": ["out", "attention.pattern"], "positions": [4]}
     answer = server.post("/v1/trace", {"text": TEXT, "format": "safetensors", **asked})
     (tmp_path / "trace.safetensors").write_bytes(answer.content)
-    held = safetensors.read(tmp_path / "trace.safetensors")
+    held = safetensors.read_safetensors(tmp_path / "trace.safetensors")
     answer = values(traced(server, **asked))
     assert held.keys() == answer.keys()
     assert all(np.allclose(formats.unpack(held[name]), answer[name], atol=1e-6) for name in answer)

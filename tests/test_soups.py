@@ -87,7 +87,7 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def runs(base: Path, tmp_path: Path) -> list[Path]:
     """Two adapters of one base, of different matrices but one."""
-    at_rest, random = load.read(base), np.random.default_rng(0)
+    at_rest, random = load.read_checkpoint(base), np.random.default_rng(0)
     folders = []
     for n, layers in enumerate(((0, 1), (1, 2))):
         changes = {}
@@ -97,7 +97,7 @@ def runs(base: Path, tmp_path: Path) -> list[Path]:
             a, b = (random.standard_normal(s).astype(np.float32) for s in ((2, columns), (rows, 2)))
             changes[name] = adapters.LowRank(a, b, 0.5)
         folders.append(tmp_path / f"run{n}")
-        adapters.write(folders[-1], changes, at_rest, str(base))
+        adapters.write_adapter(folders[-1], changes, at_rest, str(base))
     return folders
 
 
@@ -108,8 +108,8 @@ def test_the_verb_adds_two_tasks_to_their_base(
     assert main(["merge", *map(str, runs), str(out), "--method", "task", "--weights", "1,-1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["method"] == "task" and document["models"] == list(map(str, runs))
-    found, start = load.read(out).tensors, load.read(base)
-    changes = [adapters.read(run, start) for run in runs]
+    found, start = load.read_checkpoint(out).tensors, load.read_checkpoint(base)
+    changes = [adapters.read_adapter(run, start) for run in runs]
     for name in start.tensors:
         expected = formats.unpack(start.tensors[name])
         for sign, each in zip((1, -1), changes, strict=True):
@@ -146,7 +146,7 @@ def test_what_makes_no_soup(
 
 
 def test_other_models_are_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = load.read(base)
+    one = load.read_checkpoint(base)
     with pytest.raises(UserError, match="exactly 2, and 3 were given"):
         soups.soup("slerp", [one] * 3, [1] * 3)
     with pytest.raises(UserError, match="another config"):
@@ -157,7 +157,7 @@ def test_other_models_are_refused(base: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_weights_are_made_one_at_a_time(base: Path) -> None:
     """Nothing is read before it is asked for, and then only that."""
-    one, read = load.read(base), []
+    one, read = load.read_checkpoint(base), []
 
     class Counted(Tensors):
         def __getitem__(self, name: str) -> Any:

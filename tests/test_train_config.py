@@ -114,7 +114,7 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny, folder = tmp_path / "tiny.yaml", tmp_path / "r"
-    tiny.write_text(config.write(_tiny(folder_of_text(tmp_path / "t"))))
+    tiny.write_text(config.run_config_text(_tiny(folder_of_text(tmp_path / "t"))))
     assert main(["pretrain", str(tiny), "--output", str(folder)]) == 0
     assert "loss_" not in capsys.readouterr().err
     for source in ([str(tiny), "--output", str(folder)], [str(folder)], [str(folder / "run.yaml")]):
@@ -134,7 +134,7 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     [chart] = charts((folder / curve.PAGE).read_text("utf-8"))
     assert "<svg" in (folder / "loss.svg").read_text("utf-8")
     assert chart["series"][0]["name"] == "loss" and len(chart["series"][0]["y"]) == 4
-    assert "step" in curve.text(curve.read(folder)["loss"])
+    assert "step" in curve.text(curve.read_curve(folder)["loss"])
 
 
 def test_one_folder_one_process(tmp_path: Path) -> None:
@@ -194,21 +194,21 @@ def test_another_kind_forgets_what_it_does_not_have() -> None:
 
 def test_words_of_yaml_1_1_stay_words(tmp_path: Path) -> None:
     """`no` is a folder's name, and 1e-3 a number, on the command line, in a file, and in what is written."""
-    run = config.read("nano", ["--data.sources.0.path", "no", "--optimizer.learning-rate", "1e-3"])
+    run = config.read_run_config("nano", ["--data.sources.0.path", "no", "--optimizer.learning-rate", "1e-3"])
     assert run.data.sources[0].path == "no" and run.optimizer.learning_rate == 1e-3
     path = tmp_path / "run.yaml"
-    path.write_text(config.write(run).replace("'no'", "no").replace("0.001", "1e-3"))
-    assert ": no\n" in path.read_text() and config.read(str(path)) == run
-    words = config.read("nano", ["--data.sources.0.path", "'1e3'"])
-    path.write_text(config.write(words))
-    assert config.read(str(path)) == words
+    path.write_text(config.run_config_text(run).replace("'no'", "no").replace("0.001", "1e-3"))
+    assert ": no\n" in path.read_text() and config.read_run_config(str(path)) == run
+    words = config.read_run_config("nano", ["--data.sources.0.path", "'1e3'"])
+    path.write_text(config.run_config_text(words))
+    assert config.read_run_config(str(path)) == words
 
 
 def test_a_name_that_is_there_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("optimizer:\n  learning_rate: 1\n\n  learning_rate: 2\n")
     with pytest.raises(UserError, match=r"run.yaml, line 4: the name of this entry is there already"):
-        config.read(str(path))
+        config.read_run_config(str(path))
     for text in ("{a: 1, b: {a: 1}, c: [{a: 1}, {a: 1}]}", "{1: a, '1': b}"):
         yaml_files.value(text, "here")
     for text in (

@@ -56,7 +56,7 @@ def _weights(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_folder_says_what_was_done(unbroken: Path, texts: Path) -> None:
-    resolved = config.read(str(unbroken / "run.yaml"))
+    resolved = config.read_run_config(str(unbroken / "run.yaml"))
     assert resolved.model.vocab == 320
     assert replace(resolved, model=replace(resolved.model, vocab=0)) == _run(texts)
     assert json.loads((unbroken / "git.json").read_text())["cutaway"] == cutaway.__version__
@@ -109,7 +109,7 @@ def test_a_precision_left_open_stays_what_it_was_begun_with(
     open_run = _run(texts, steps=2, precision="auto")
     monkeypatch.setattr(device, "precision", lambda wanted, device: "bfloat16")
     training_run.train(open_run, tmp_path / "run", Quiet())
-    assert config.read(str(tmp_path / "run" / "run.yaml")).precision == "bfloat16"
+    assert config.read_run_config(str(tmp_path / "run" / "run.yaml")).precision == "bfloat16"
     monkeypatch.setattr(device, "precision", lambda wanted, device: wanted.replace("auto", "float32"))
     training_run.train(open_run, tmp_path / "run", Quiet(), resume=True)
     with pytest.raises(UserError, match="precision was bfloat16, is now float32"):
@@ -123,11 +123,11 @@ def test_whether_a_run_compiles_stays_what_it_was_begun_with(
     out = tmp_path / "run"
     open_run = replace(_run(texts), compile="auto")
     training_run.train(replace(open_run, steps=2), out, Quiet())
-    assert config.read(str(out / "run.yaml")).compile == "never"  # two steps never pay
+    assert config.read_run_config(str(out / "run.yaml")).compile == "never"  # two steps never pay
     monkeypatch.setattr(compiling, "saves", lambda *_: 1e9)
     callback = Quiet()
     training_run.train(open_run, out, callback, resume=True)
-    assert config.read(str(out / "run.yaml")).compile == "never"
+    assert config.read_run_config(str(out / "run.yaml")).compile == "never"
     assert not any("torch.compile compiles" in note for note in callback.notes)
 
 
@@ -207,7 +207,7 @@ def test_the_newest_checkpoint_that_reads_whole_is_used(
 def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = safetensors.write
+    write = safetensors.write_safetensors
     written: list[int] = []
 
     def full(path: Path, *rest: Any) -> None:
@@ -261,8 +261,11 @@ def test_a_run_that_another_process_trains_is_refused(texts: Path, tmp_path: Pat
 def test_every_preset_reads_and_writes_back() -> None:
     assert config.presets() == ["100m", "10m", "1b", "book", "nano"]
     for name in config.presets():
-        found = config.read(name)
-        assert config.from_dict(config.yaml.safe_load(config.write(found)), config.TrainingConfig) == found
+        found = config.read_run_config(name)
+        assert (
+            config.from_dict(config.yaml.safe_load(config.run_config_text(found)), config.TrainingConfig)
+            == found
+        )
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_a_wrong_change_is_refused_by_its_path(
 
 
 def test_changes_reach_any_entry() -> None:
-    found = config.read(
+    found = config.read_run_config(
         "nano",
         [
             "--optimizer.learning-rate",
@@ -303,7 +306,7 @@ def test_changes_reach_any_entry() -> None:
 
 def test_the_command_trains_and_is_killed_and_goes_on(texts: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(
-        config.write(_run(texts, steps=40, intervals=config.Intervals(save=1)))
+        config.run_config_text(_run(texts, steps=40, intervals=config.Intervals(save=1)))
     )
     words = [sys.executable, "-m", "cutaway", "pretrain", "tiny.yaml", "--output", "run"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)

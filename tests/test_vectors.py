@@ -26,32 +26,32 @@ def some(words: list[str] = WORDS, dim: int = 7) -> Vectors:
 
 @pytest.mark.parametrize("name", ["a.vec", "a.bin", "a.txt", "a.safetensors"])
 def test_what_is_written_comes_back(name: str, tmp_path: Path):
-    files.write(tmp_path / name, some())
-    back = files.read(tmp_path / name)
+    files.write_vectors(tmp_path / name, some())
+    back = files.read_vectors(tmp_path / name)
     assert list(back.words) == WORDS and np.array_equal(back.table, some().table)
 
 
 @pytest.mark.parametrize("dim", [1, 300])
 @pytest.mark.parametrize("name", ["a.vec", "a.bin", "a.txt"])
 def test_any_width_is_recognized(name: str, dim: int, tmp_path: Path):
-    files.write(tmp_path / name, some(dim=dim))
-    assert np.array_equal(files.read(tmp_path / name).table, some(dim=dim).table)
+    files.write_vectors(tmp_path / name, some(dim=dim))
+    assert np.array_equal(files.read_vectors(tmp_path / name).table, some(dim=dim).table)
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_gensim_reads_ours_and_we_read_gensims(binary: bool, tmp_path: Path):
     ours, theirs = tmp_path / ("a.bin" if binary else "a.vec"), tmp_path / "theirs"
-    files.write(ours, some())
+    files.write_vectors(ours, some())
     read = gensim.KeyedVectors.load_word2vec_format(str(ours), binary=binary)
     assert read.index_to_key == WORDS and np.array_equal(read.vectors, some().table)
     read.save_word2vec_format(str(theirs), binary=binary)
-    back = files.read(theirs)
+    back = files.read_vectors(theirs)
     assert list(back.words) == WORDS and np.array_equal(back.table, some().table)
 
 
 @leaves_open
 def test_gloves_text_is_gensims(tmp_path: Path):
-    files.write(tmp_path / "a.txt", some())
+    files.write_vectors(tmp_path / "a.txt", some())
     read = gensim.KeyedVectors.load_word2vec_format(str(tmp_path / "a.txt"), binary=False, no_header=True)
     assert read.index_to_key == WORDS and np.array_equal(read.vectors, some().table)
 
@@ -60,8 +60,8 @@ def test_fasttexts_grams_give_vectors_to_new_words(tmp_path: Path):
     words = ["where", "here", "there"]
     parts, _, _ = subwords(words, 3, 5, 1000)
     grams = np.random.default_rng(1).standard_normal((len(parts.used), 7)).astype(np.float32)
-    files.write(tmp_path / "a.safetensors", Vectors(words, some(words).table, parts, grams))
-    back = files.read(tmp_path / "a.safetensors")
+    files.write_vectors(tmp_path / "a.safetensors", Vectors(words, some(words).table, parts, grams))
+    back = files.read_vectors(tmp_path / "a.safetensors")
     expected = grams[[row - 3 for row in parts.rows("heres")]].mean(axis=0)
     np.testing.assert_array_equal(back.vector("heres"), expected)
     assert [near.word for near in back.nearest("heres", 3)] and back.nearest("here", 2)[0].word != "here"
@@ -93,26 +93,26 @@ def test_fasttexts_grams_give_vectors_to_new_words(tmp_path: Path):
 def test_damaged_files_are_refused(name: str, data: bytes, message: str, tmp_path: Path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message):
-        files.read(tmp_path / name)
+        files.read_vectors(tmp_path / name)
 
 
 def test_every_cut_of_a_file_is_refused_or_shorter(tmp_path: Path):
     for name in ("a.vec", "a.bin", "a.safetensors"):
-        files.write(tmp_path / name, some())
+        files.write_vectors(tmp_path / name, some())
         whole = (tmp_path / name).read_bytes()
         for size in range(0, len(whole) - 8, 7):
             (tmp_path / name).write_bytes(whole[:size])
             with pytest.raises(UserError):
-                files.read(tmp_path / name)
+                files.read_vectors(tmp_path / name)
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="a text file cannot hold"):
-        files.write(tmp_path / "a.vec", some([" king", "b"]))
-    files.write(tmp_path / "a.safetensors", some([" king", "b"]))
-    assert list(files.read(tmp_path / "a.safetensors").words) == [" king", "b"]
+        files.write_vectors(tmp_path / "a.vec", some([" king", "b"]))
+    files.write_vectors(tmp_path / "a.safetensors", some([" king", "b"]))
+    assert list(files.read_vectors(tmp_path / "a.safetensors").words) == [" king", "b"]
     with pytest.raises(UserError, match="not finite"):
-        files.write(tmp_path / "a.vec", Vectors(["a"], np.array([[np.inf]], np.float32)))
+        files.write_vectors(tmp_path / "a.vec", Vectors(["a"], np.array([[np.inf]], np.float32)))
     assert not (tmp_path / "a.vec").exists()
 
 
@@ -128,8 +128,8 @@ def test_king_minus_man_plus_woman(tmp_path: Path):
     words = next(values for values in columns.values() if isinstance(values[0], str))
     rows = next((values for values in columns.values() if isinstance(values[0], int)), range(len(words)))
     table = np.load(folder / "glove_6B_50d_emb.npy")[np.asarray(rows)][:50_000].astype(np.float32)
-    files.write(tmp_path / "glove.txt", Vectors(words[:50_000], table))
-    read = files.read(tmp_path / "glove.txt")
+    files.write_vectors(tmp_path / "glove.txt", Vectors(words[:50_000], table))
+    read = files.read_vectors(tmp_path / "glove.txt")
     assert np.array_equal(read.table, table)
     ours = read.analogy("man", "king", "woman")
     assert ours[0].word == "queen"

@@ -141,7 +141,7 @@ def chatting_model(folder: Path, vocab: int = VOCAB, context: int = 128) -> Path
     words = run_tokenizer.save(tokenizer, folder.parent / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(config, tensors, None, words, lambda: tokenizer, TEMPLATE)
-    save.write(folder, at_rest, "safetensors")
+    save.write_checkpoint(folder, at_rest, "safetensors")
     return folder
 
 
@@ -180,7 +180,7 @@ def saved(folder: Path) -> Path:
     made, data = run(), text()
     tokenizer = run_tokenizer.of_bytes()
     run_tokenizer.save(tokenizer, folder / "tokenizer")
-    (folder / "run.yaml").write_text(config.write(made))
+    (folder / "run.yaml").write_text(config.run_config_text(made))
     trained = Training(made, replace(data, tokenizer=tokenizer, export=export), note=lambda _: None)
     lines: list[dict[str, Any]] = []
     for step in range(1, SAVED[-1] + 1):

@@ -27,7 +27,7 @@ from cutaway import store
 from cutaway.agent.tool import NAME, Tool, ToolError
 from cutaway.errors import OperationalError, UserError, escaped, quoted
 from cutaway.extras import install
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 
 MOST_PAGES = 32  # of a server's list of tools
@@ -79,7 +79,7 @@ class Server:
         known = _accepted()
         known[self.address] = {tool.name: fingerprint(tool) for tool in self.tools}
         store.home().mkdir(parents=True, exist_ok=True)
-        write(_path(), json.dumps(known, indent=1))
+        write_file(_path(), json.dumps(known, indent=1))
 
     def _serve(self) -> None:
         try:

@@ -97,7 +97,7 @@ def arena(
             progress=lambda done, total: None if judge == "person" else bar("Judging", done, total),
         )
     document = _document(found, asked, written, judge)
-    plots.write(report.arena(document), html, svg, force)
+    plots.write_plots(report.arena(document), html, svg, force)
     if as_json:
         console.print_json(document)
         return

@@ -12,7 +12,7 @@ import cutaway
 from cutaway.commands import console
 from cutaway.commands.options import Adapter, Json, Model, Threads
 from cutaway.errors import UserError
-from cutaway.store.files import check_folder, write
+from cutaway.store.files import check_folder, write_file
 
 QUICK, FULL = 8, 64  # trials of an arm
 
@@ -81,8 +81,8 @@ def attack(
             findings += probe_runner.run_probes(lm, [name], seed=seed, budget=budget, progress=bar)
             whole = report.kept(results, shown, findings)
             document = report.document(shown, whole, seed=seed, trials=trials)
-            write(results, json.dumps(document, indent=1))
-    write(output / "report.html", report.page(shown, whole, lm))
+            write_file(results, json.dumps(document, indent=1))
+    write_file(output / "report.html", report.page(shown, whole, lm))
     if as_json:
         console.print_json(document)
         return

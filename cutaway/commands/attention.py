@@ -125,7 +125,7 @@ def show(
         from cutaway.inspect import reports
 
         report = reports.mechanism(found, shown, picture, usual.by_length(found, usual.EXAMPLE))
-        plots.write(report, html, None, force)
+        plots.write_plots(report, html, None, force)
     if svg is not None:
         shared = reports.shared_heads(found)
         plots.write_svg(svg, render.named(report.charts()) | ({"heads": shared} if shared else {}))

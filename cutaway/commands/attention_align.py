@@ -50,7 +50,7 @@ def align(
     with doing("Training a translator"):
         found = alignment.alignments(text)
     if html is not None or svg is not None:
-        plots.write(reports.aligned(found), html, svg, force)
+        plots.write_plots(reports.aligned(found), html, svg, force)
     if as_json:
         print_json(found)
     elif html is None and svg is None:

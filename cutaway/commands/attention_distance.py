@@ -59,7 +59,7 @@ def distance(
     schemes = found.schemes(config) if bases is None else found.with_bases(config, bases)
     farthest = length or getattr(config, "context", None) or 4096
     name = Path(model).name
-    plots.write(found.report(name, schemes, farthest), html, svg, force)
+    plots.write_plots(found.report(name, schemes, farthest), html, svg, force)
     if as_json:
         print_json(
             {"model": model, "length": farthest, "schemes": [_plain(one, farthest) for one in schemes]}

@@ -72,7 +72,7 @@ def bundle(
     path = console.model_path(model)
     if (path / load.ADAPTER).is_file():
         raise UserError(f"{model} is an adapter: name its base, and it by --adapter {model}")
-    checkpoint = load.read(path)
+    checkpoint = load.read_checkpoint(path)
     if adapter is not None:
         _check_fits(adapter, checkpoint)
     facts = {name: value for name, value in info.card(model, path, checkpoint).items() if name != "path"}
@@ -83,7 +83,7 @@ def bundle(
         "tools": ", ".join(wanted),
         "documents": documents and f"the folder {documents.name}",
     }
-    made = files.write(
+    made = files.write_bundle(
         output,
         model,
         path,
@@ -111,7 +111,7 @@ def _check_fits(adapter: Path, checkpoint: Checkpoint) -> None:
     from cutaway.weights import adapters
 
     base = adapters.extended(checkpoint, adapter)
-    adapters.joined(base, adapters.read(adapter, base))
+    adapters.joined(base, adapters.read_adapter(adapter, base))
 
 
 def _tools(names: str | None) -> list[str]:

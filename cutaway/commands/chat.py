@@ -169,7 +169,7 @@ class Conversation:
         for message, turn in zip(answers, self.turns, strict=True):
             if turn.stopped:
                 message["stopped"] = True
-        files.write(path, json.dumps(messages, ensure_ascii=False, indent=2) + "\n", force=force)
+        files.write_file(path, json.dumps(messages, ensure_ascii=False, indent=2) + "\n", force=force)
         return len(messages)
 
     @classmethod

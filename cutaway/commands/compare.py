@@ -94,7 +94,7 @@ def compare(
     if steps is not None:
         chosen["trial_steps"] = max(1, steps // 4)
     if experiment is not None:
-        made = replace(arms.read(experiment), **chosen)
+        made = replace(arms.read_experiment(experiment), **chosen)
     else:
         made = arms.preset(arms.task(task), parts, width=width, layers=layers, heads=heads, **chosen)
     folder = output or Path("runs") / (Path(experiment).stem if experiment else "compare")
@@ -103,7 +103,7 @@ def compare(
     check_folder(folder)
     report.begin(made, folder)
     with console.watched() as progress:
-        results = sweep.run(made, folder, console.note, workers=workers, ray=ray, progress=progress)
+        results = sweep.run_sweep(made, folder, console.note, workers=workers, ray=ray, progress=progress)
     document = report.save(made, results, folder)
     if as_json:
         console.print_json(document)

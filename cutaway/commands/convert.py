@@ -94,7 +94,7 @@ def convert(
         _adapter(Path(source), target, type, model, force)
         return
     texts = {each: console.read_text(each) for each in (calibration, text) if each is not None}
-    checkpoint, report = load.read(console.model_path(source), strict), None
+    checkpoint, report = load.read_checkpoint(console.model_path(source), strict), None
     with console.watched() as bar:
         if attention is not None:
             save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)
@@ -102,7 +102,7 @@ def convert(
             checkpoint = _converted(
                 before, attention, options, texts[calibration] if calibration else None, bar
             )
-        saved = save.write(target, checkpoint, type=type, force=force, progress=bar)
+        saved = save.write_checkpoint(target, checkpoint, type=type, force=force, progress=bar)
         if attention is not None and measure:
             report = _report(before, *to_measure(before, text, texts)[1:], target, bar)
     if as_json:
@@ -194,7 +194,7 @@ def _adapter(source: Path, target: Path, type: str | None, model: str | None, fo
     """Writes an adapter alone."""
     if type is not None:
         raise UserError("--type is for models: an adapter's matrices stay F32")
-    base = load.adapter_base(source) if model is None else load.read(console.model_path(model))
+    base = load.adapter_base(source) if model is None else load.read_checkpoint(console.model_path(model))
     extended = adapters.extended(base, source)
     if extended.head:
         raise UserError(f"{source}: holds a head for labels, which is not converted: use `cutaway merge`")
@@ -202,9 +202,9 @@ def _adapter(source: Path, target: Path, type: str | None, model: str | None, fo
         raise UserError(
             f"{source}: extends its base's context, which no adapter's file says: use `cutaway merge`"
         )
-    changes: Any = adapters.read(source, base)
+    changes: Any = adapters.read_adapter(source, base)
     if target.suffix == ".gguf":
-        gguf_adapters.write(target, changes, base, force)
+        gguf_adapters.write_gguf_adapter(target, changes, base, force)
     else:
-        adapters.write(target, changes, base, model or str(base.source), force)
+        adapters.write_adapter(target, changes, base, model or str(base.source), force)
     console.say(f"{target}: changes of {len(changes)} weights of {base.source}")

@@ -40,7 +40,7 @@ def detect(
     """
     marked = watermarks.parse(watermark)
     content = prompt_text(text, file)
-    ids = load.read(model_path(model)).tokenizer.encode(content)
+    ids = load.read_checkpoint(model_path(model)).tokenizer.encode(content)
     found = watermarks.detect(marked, ids, keys=keys, seed=seed)
     if as_json:
         print_json(asdict(found))

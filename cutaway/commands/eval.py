@@ -14,7 +14,7 @@ from cutaway.commands.options import Context, Flag, Html, Json, Strict, Svg
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import report, task_registry
-from cutaway.evaluate.run import EvaluationResult, Options, check, compared, run
+from cutaway.evaluate.run import EvaluationResult, Options, check, compared, run_tasks
 from cutaway.evaluate.statistics import finite
 from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
 from cutaway.generate.thinking.strategy import parse
@@ -135,7 +135,7 @@ def eval(
         results[against] = _results(against, None, loading, found, options, cache)
     if output is not None:
         _write(output, results)
-    plots.write(report.evaluation(_document(results)), html, svg, force)
+    plots.write_plots(report.evaluation(_document(results)), html, svg, force)
     if as_json:
         console.print_json(_document(results))
         return
@@ -238,7 +238,7 @@ def _results(
         for task in found:
             doing = f"{model}, {task.name}"
             out.append(
-                run(lm, task, cache, options, lambda done, total, doing=doing: bar(doing, done, total))
+                run_tasks(lm, task, cache, options, lambda done, total, doing=doing: bar(doing, done, total))
             )
     return out
 

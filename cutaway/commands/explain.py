@@ -237,7 +237,7 @@ def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int |
 def _write_page(document: str, target: Path | None, open_page: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    files.write(target, document)
+    files.write_file(target, document)
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")

@@ -146,14 +146,15 @@ def finetune(
         methods.check_task(methods.entries(source, changes))
     elif check or not continues:
         methods.examples(methods.entries(source, changes)).check()
-    from cutaway.train import rewards_config
     from cutaway.train.recipes import finetune as examples
     from cutaway.train.recipes import rewards
 
-    recipe = rewards if sampled else examples
-    run = recipe.read(source, changes)
+    recipe, read = (
+        (rewards, rewards.read_rewards_config) if sampled else (examples, examples.read_finetuning_config)
+    )
+    run = read(source, changes)
     if check:
-        _check_task(run, json) if isinstance(run, rewards_config.RewardsConfig) else _check(run, json)
+        _check_task(run, json) if isinstance(run, rewards.RewardsConfig) else _check(run, json)
         return
     run_folder.check(folder, resume, "finetune")
     _train(run, folder, recipe, resume)

@@ -44,7 +44,7 @@ def prepared(data: Path | None, model: str | None, folder: Path, seed: int | Non
     if not (folder / START).is_dir():
         from cutaway.train import draft_model
 
-        save.write(folder / START, draft_model.start(lm.checkpoint, seed or 0), "safetensors")
+        save.write_checkpoint(folder / START, draft_model.start(lm.checkpoint, seed or 0), "safetensors")
     with console.watched() as bar:
         drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
     own = {"base": folder / START, "objective.teacher": teacher, "data.path": folder / ANSWERS}

@@ -136,14 +136,14 @@ def _draw(kept: Graph, target: Path, force: bool) -> None:
     """Writes the drawing."""
     from cutaway.inspect.graph import drawn
 
-    files.write(target, drawn.svg(kept), force=force)
+    files.write_file(target, drawn.svg(kept), force=force)
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
 
 
 def _write(document: str, target: Path | None, open_page: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "graph.html"
-    files.write(target, document, force=True)
+    files.write_file(target, document, force=True)
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")

@@ -51,12 +51,12 @@ def info(
     """
     plots.check(None, svg, force)
     path = model_path(model)
-    description = described.read(path, strict) if described.can(path) else None
+    description = described.read_description(path, strict) if described.can(path) else None
     if description is not None and (description.refused or description.stored is None):
         found, config = sketch(model, path, description), description.config
     else:
         folder = path if description is None else description.source
-        checkpoint = load.read(folder, strict)
+        checkpoint = load.read_checkpoint(folder, strict)
         found, config = card(model, folder, checkpoint) | _packing(description), checkpoint.config
     if svg is not None:
         plots.write_svg(svg, _blocks(model, config))

@@ -90,8 +90,8 @@ def merge(
     rounded = type or ("the base's types" if own_types else None)
     with console.watched() as bar:
         stored = quantize.in_types_of(merged, base) if base is not None and own_types else merged
-        saved = save.write(target, stored, type=type, force=force, progress=bar)
-        taken = adapters.rounding(base, changes, load.read(target)) if base else {}
+        saved = save.write_checkpoint(target, stored, type=type, force=force, progress=bar)
+        taken = adapters.rounding(base, changes, load.read_checkpoint(target)) if base else {}
         apart = _apart(*measured, target, rounded, bar) if measured else {}
     if as_json:
         about = _rounding(taken) if method is None else {"method": method, "models": list(map(str, sources))}
@@ -118,9 +118,9 @@ def _places(paths: tuple[Path, ...]) -> tuple[list[Path], Path]:
 
 def _adapted(source: Path, model: str | None) -> tuple[Checkpoint, Adapter]:
     """An adapter's base, and its changes."""
-    base = load.read(console.model_path(model)) if model else load.adapter_base(source)
+    base = load.read_checkpoint(console.model_path(model)) if model else load.adapter_base(source)
     base = adapters.extended(base, source)
-    return base, adapters.read(source, base)
+    return base, adapters.read_adapter(source, base)
 
 
 # ---- what is printed ---------------------------------------------------------------------------------------
@@ -218,13 +218,13 @@ def _soup(
         numbers = [1.0] * len(sources) if weights is None else [float(each) for each in weights.split(",")]
     except ValueError:
         raise UserError(f"--weights is {weights!r}: write a number for each model, as 0.3,0.7") from None
-    models = [load.read(console.model_path(str(source))) for source in sources]
+    models = [load.read_checkpoint(console.model_path(str(source))) for source in sources]
     base = None
     if known:
         named = {model} if model else {console.base_of(source) for source in sources}
         if len(named) > 1 or None in named:
             raise UserError(f"{method} starts at the models' base, and they name no common one: add --model")
-        base = load.read(console.model_path(str(named.pop())))
+        base = load.read_checkpoint(console.model_path(str(named.pop())))
     return soups.soup(method, models, numbers, base, **options)
 
 

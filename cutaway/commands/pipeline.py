@@ -18,7 +18,7 @@ from cutaway.errors import UserError
 from cutaway.extras import need
 from cutaway.pipeline import config, folder, verbs
 from cutaway.pipeline.config import Pipeline
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 
 LIST = "list"
 
@@ -67,7 +67,7 @@ def pipeline(
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: give a number from 1 up")
     kept = Path(source).is_dir() and (Path(source) / config.PIPELINE).is_file()
-    given = config.read(source)
+    given = config.read_pipeline(source)
     if kept and (output is not None or budget is not None or threads is not None):
         raise UserError(
             f"{source}: is a run that continues as it began: leave out --output, --budget, --threads"
@@ -92,7 +92,7 @@ def _changed(given: Pipeline, budget: str | None, threads: int | None) -> Pipeli
 
 
 def _list(as_json: bool) -> None:
-    found = {name: config.read(name) for name in config.presets()}
+    found = {name: config.read_pipeline(name) for name in config.presets()}
     if as_json:
         console.print_json(
             {
@@ -132,7 +132,7 @@ def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
 
 
 def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:
-    kept = config.read(place)
+    kept = config.read_pipeline(place)
     if given is not None and given.sized and given.budget:  # its model was chosen when it began
         given = _sized_before(given, folder.Folder(place, kept))
     opened = folder.opened(place, given)
@@ -180,7 +180,7 @@ def _begin(place: Path, given: Pipeline, names: Any, dry_run: bool, as_json: boo
         return
     opened = folder.opened(place, given)
     if plan is not None:
-        write(opened.path / folder.PLAN, json.dumps(asdict(plan), indent=1))
+        write_file(opened.path / folder.PLAN, json.dumps(asdict(plan), indent=1))
     _run(opened, names, as_json)
 
 

@@ -45,7 +45,7 @@ def plan(
     for option, value in {"--flops": flops, "--bandwidth": bandwidth}.items():
         if not 0 < value < math.inf:
             raise UserError(f"plan: {option} is {value:g}: give a number above 0, as 1e12")
-    run = config.read(source, changes)
+    run = config.read_run_config(source, changes)
     if not run.model.vocab:
         vocab = run_tokenizer.size_of(run.data.tokenizer)
         if vocab is None:

@@ -34,10 +34,10 @@ def check_alone(svg: Path | None, other: object) -> None:
         raise UserError("--svg draws one text in one model: leave out other views, --html and --open")
 
 
-def write(report: Report, html: Path | None, svg: Path | None, force: bool) -> None:
+def write_plots(report: Report, html: Path | None, svg: Path | None, force: bool) -> None:
     """Write a report's page, and its charts as drawings, where they were asked for."""
     if html is not None:
-        files.write(html, report.html(), force=force)
+        files.write_file(html, report.html(), force=force)
         note(f"Wrote {html} ({size(html.stat().st_size)}).")
     if svg is not None:
         write_svg(svg, render.named(report.charts()))
@@ -46,7 +46,7 @@ def write(report: Report, html: Path | None, svg: Path | None, force: bool) -> N
 def write_svg(folder: Path, found: Mapping[str, str]) -> None:
     """Write drawings into a folder that `check` made, each under its name."""
     for name, drawn in found.items():
-        files.write(folder / f"{name}.svg", drawn)
+        files.write_file(folder / f"{name}.svg", drawn)
     note(
         f"Wrote {plural(len(found), 'drawing')} into {folder}: {', '.join(f'{name}.svg' for name in found)}."
     )

@@ -74,10 +74,10 @@ def pretrain(
     own = own_text.OwnText.of(texts[0]) if source is None else None
     if own is None and texts:
         changes = [f"--data.sources={json.dumps([{'path': texts[0]}])}", *changes]
-    run = config.read(own.entries() if own is not None else str(source), changes)
+    run = config.read_run_config(own.entries() if own is not None else str(source), changes)
     folder = output or _folder(source or texts[0])
     if resume and (folder / RUN).is_file() and "steps" not in config.names(changes):
-        run = replace(run, steps=config.read(str(folder / RUN)).steps)
+        run = replace(run, steps=config.read_run_config(str(folder / RUN)).steps)
     run_folder.check(folder, resume, "pretrain")
     if own is not None:
         console.note(own.described(run))
@@ -99,7 +99,7 @@ def watched(shown: bool, folder: Path, after: Callable[[], str]) -> Iterator[Cal
         if shown:
             progress.begin("Preparing the run")
         yield callback
-        for name, points in curve.read(folder).items():
+        for name, points in curve.read_curve(folder).items():
             if len(points) > 1:
                 callback.note(f"{name.replace('_', ' ')}\n{curve.text(points)}")
         page = f" {folder / curve.PAGE} shows the loss." if (folder / curve.PAGE).is_file() else ""

@@ -91,9 +91,9 @@ def quantize(
         each: console.read_text(each) for each in (calibration, text) if each is not None
     }  # before long work
     save.check_free(target, "gguf", force)
-    checkpoint, notes, seen = load.read(path, strict), (), None
+    checkpoint, notes, seen = load.read_checkpoint(path, strict), (), None
     if imatrix is not None:
-        seen, notes = imatrices.read(imatrix, checkpoint)
+        seen, notes = imatrices.read_imatrix(imatrix, checkpoint)
     if not force:
         planned = quantizing.quantized(checkpoint, type, seen).checkpoint
         quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
@@ -104,9 +104,9 @@ def quantize(
             seen = {name: total / rows for name, (total, rows) in sums.items()}
             if imatrix_output is not None:
                 window = min(WINDOW, checkpoint.config.context)
-                imatrices.write(imatrix_output, checkpoint, sums, str(calibration), window, force)
+                imatrices.write_imatrix(imatrix_output, checkpoint, sums, str(calibration), window, force)
         made = quantizing.quantized(checkpoint, type, seen)
-        saved = save.write(
+        saved = save.write_checkpoint(
             target, made.checkpoint, "gguf", file_type=made.file_type, force=force, progress=bar
         )
         cost = cost_of(*measured, target, bar) if measured else None

@@ -112,7 +112,7 @@ def train(
     if html is not None:
         from cutaway.inspect import reports
 
-        files.write(html, reports.autoencoder(made[0], found), force=force)
+        files.write_file(html, reports.autoencoder(made[0], found), force=force)
     if as_json:
         console.print_json([asdict(one.card) for one in made] if sets else asdict(made[0].card))
     else:

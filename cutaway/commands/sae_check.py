@@ -74,7 +74,7 @@ def check(
     with console.watched() as progress:
         figures = sae_check.check(loaded, made, ids, dataset, progress)
     document = asdict(figures) | {"model": str(loaded.checkpoint.source)}
-    files.write(folder / REPORT, json.dumps(document, indent=1))
+    files.write_file(folder / REPORT, json.dumps(document, indent=1))
     if as_json:
         console.print_json(document)
         return

@@ -105,9 +105,9 @@ def features(
     if steering_file is not None:
         _write_steering(view, feature[0], steering_file)
     if html is not None:
-        files.write(html, view.page(), force=force)
+        files.write_file(html, view.page(), force=force)
     if neuronpedia is not None:
-        files.write(neuronpedia, json.dumps(view.neuronpedia(), indent=1), force=force)
+        files.write_file(neuronpedia, json.dumps(view.neuronpedia(), indent=1), force=force)
     if as_json:
         console.print_json(view.document())
         return

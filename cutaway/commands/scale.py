@@ -51,7 +51,7 @@ def scale(
         raise UserError(f"give a ladder's file, or --preset {' or '.join(scaling.ladders())}")
     if compute is not None and not compute > 0:
         raise UserError(f"--compute is {compute:g}: give a number of floating-point operations above 0")
-    made = scaling.read(source)
+    made = scaling.read_ladder(source)
     if threads is not None:
         made = replace(made, threads=threads)
     made.check(compute)

@@ -342,9 +342,9 @@ class Loader:
         if self.several.bytes is None:
             return 0
         from cutaway.model.config import Encoder
-        from cutaway.weights.load import read
+        from cutaway.weights.load import read_checkpoint
 
-        checkpoint = read(path)
+        checkpoint = read_checkpoint(path)
         config, tensors = checkpoint.config, [checkpoint.tensors[one] for one in checkpoint.config.weights()]
         if isinstance(config, Encoder):
             state, weights = 0, sum(FLOAT32 * math.prod(one.shape) for one in tensors)
@@ -377,7 +377,7 @@ class Loader:
             raise UserError("--features is of a model that writes text, and this one is an encoder")
         from cutaway.inspect import dictionaries
 
-        return [one for path in given for one in dictionaries.read(Path(path), lm)]
+        return [one for path in given for one in dictionaries.read_dictionaries(Path(path), lm)]
 
     def _service(self, name: str, path: Path, aliases: tuple[str, ...], plain: bool = False) -> Any:
         from cutaway.serve.operations.metrics import Metrics

@@ -36,7 +36,7 @@ from cutaway.model.decoder import Decoder as Model
 from cutaway.model.kinds import kind_of
 from cutaway.position import alibi, rope, t5
 from cutaway.store import yaml_files
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.train.config import Intervals, TrainingConfig, entries
 from cutaway.train.folder import TOKENIZER
 from cutaway.train.optim import AdamW, Muon
@@ -235,7 +235,7 @@ def resolved(run: ArmRun, folder: Path, note: pretrain.Note) -> ArmRun:
     run_tokenizer.save(run.data.words(), folder / TOKENIZER)
     if source := _source(run):  # how a target begins goes with the tokenizer to the model's folder
         begin = Rows(run.data, 0, 1, source).row(0).ids[0, 0]
-        write(folder / TOKENIZER / GENERATION, json.dumps({"decoder_start_token_id": int(begin)}))
+        write_file(folder / TOKENIZER / GENERATION, json.dumps({"decoder_start_token_id": int(begin)}))
     return run
 
 
@@ -269,7 +269,7 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str) -> Experiment:
+def read_experiment(source: str) -> Experiment:
     """The experiment of a preset's name or a YAML file.
 
     A file has the entries of an `Experiment`, or instead of model and arms what `preset` takes: ``parts``,

@@ -35,7 +35,7 @@ from cutaway.model.config_dict import to_dict
 from cutaway.model.kinds import kind_of
 from cutaway.page import report
 from cutaway.page.charts import Axis, Bar, Bars, Heat, Labels, Plot, Series
-from cutaway.store.files import disk_errors, write
+from cutaway.store.files import disk_errors, write_file
 from cutaway.train.trainable import SOURCE
 
 EXPERIMENT = "experiment.yaml"
@@ -277,16 +277,16 @@ def begin(experiment: Experiment, folder: Path) -> None:
     """Write experiment.yaml, by which a folder's runs are known as arms while they train."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write(folder / EXPERIMENT, yaml.safe_dump(to_dict(experiment), sort_keys=False))
+    write_file(folder / EXPERIMENT, yaml.safe_dump(to_dict(experiment), sort_keys=False))
 
 
 def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> dict[str, Any]:
     """Write experiment.yaml, results.json, report.md and report.html into a folder; the document."""
     found = document(experiment, results, folder)
     begin(experiment, folder)
-    write(folder / "results.json", json.dumps(found, indent=1))
+    write_file(folder / "results.json", json.dumps(found, indent=1))
     text = markdown(experiment, rows(experiment, results), folder)
-    write(folder / "report.md", text)
+    write_file(folder / "report.md", text)
     report.save(_page(experiment, results, found, text), folder)
     return found
 

@@ -40,7 +40,7 @@ from cutaway.page import report
 from cutaway.page.charts import Axis, Plot, Series
 from cutaway.position import rope
 from cutaway.shapes import Float
-from cutaway.store.files import Progress, silent, write
+from cutaway.store.files import Progress, silent, write_file
 from cutaway.train.config import entries
 from cutaway.train.optim import AdamW
 
@@ -166,7 +166,7 @@ def ladders() -> list[str]:
     return sorted(path.stem for path in LADDERS.glob("*.yaml"))
 
 
-def read(source: str) -> Ladder:
+def read_ladder(source: str) -> Ladder:
     """The ladder of a preset's name or a YAML file."""
     path = LADDERS / f"{source}.yaml" if source in ladders() else Path(source)
     if not path.is_file():
@@ -430,8 +430,8 @@ def markdown(found: dict[str, Any]) -> str:
 def save(found: dict[str, Any], law: Law, folder: Path) -> str:
     """Write laws.json, report.md and report.html; the Markdown."""
     text = markdown(found)
-    write(folder / "laws.json", json.dumps(found, indent=1))
-    write(folder / "report.md", text)
+    write_file(folder / "laws.json", json.dumps(found, indent=1))
+    write_file(folder / "report.md", text)
     report.save(_page(found, law, text), folder)
     return text
 

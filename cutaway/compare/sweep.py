@@ -57,7 +57,7 @@ class ArmResult:
     runs: list[Measured] = field(default_factory=list)
 
 
-def run(
+def run_sweep(
     experiment: Experiment,
     folder: Path,
     note: Note,

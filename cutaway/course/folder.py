@@ -45,10 +45,10 @@ def start(chapter: Chapter, folder: Path) -> list[Path]:
         path = path_of(folder, exercise)
         if not path.exists():
             _make(path.parent)
-            files.write(path, exercise.stub)
+            files.write_file(path, exercise.stub)
             written.append(path)
     if not (folder / "AGENTS.md").exists():
-        files.write(folder / "AGENTS.md", ASSISTANTS)
+        files.write_file(folder / "AGENTS.md", ASSISTANTS)
     return written
 
 
@@ -80,5 +80,5 @@ def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
     kept[exercise.number] = now
     document = {number: {"passed": one.passed, "tries": one.tries} for number, one in sorted(kept.items())}
     _make(folder)  # `course check --file` needs no chapter to be started
-    files.write(folder / PROGRESS, json.dumps(document, indent=1))
+    files.write_file(folder / PROGRESS, json.dumps(document, indent=1))
     return now

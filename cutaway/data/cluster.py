@@ -107,7 +107,7 @@ def _writer(tokenizer: Path, folder: Path) -> Any:
     def write(block: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         documents = [str(document) for document in block["text"]]
         name = hashlib.blake2b("\0".join(block["digest"]).encode(), digest_size=8).hexdigest()
-        shard = shards.write(documents, tokenizer, folder, name)
+        shard = shards.write_shard(documents, tokenizer, folder, name)
         first = {"file": [int(block["file"][0])], "place": [int(block["place"][0])]}
         return first | {"shard": [json.dumps(asdict(shard))]}
 

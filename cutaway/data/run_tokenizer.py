@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
-from cutaway.store.files import digest, write
+from cutaway.store.files import digest, write_file
 from cutaway.tokenizer import Tokenizer, bpe, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.spec import TokenizerSpec
@@ -60,8 +60,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
     }
     config |= {role: tokenizer.token_text(id) for role, id in roles.items() if id is not None}
     if tokenizer.chat_template is not None:
-        write(folder / TEMPLATE, tokenizer.chat_template)
-    write(folder / FILES[1], json.dumps(config, indent=2, ensure_ascii=False))
+        write_file(folder / TEMPLATE, tokenizer.chat_template)
+    write_file(folder / FILES[1], json.dumps(config, indent=2, ensure_ascii=False))
     return folder
 
 

@@ -108,7 +108,7 @@ def indexed(folder: Path, made: object, tokenizer: Path, counts: Counter[str], s
     """The corpus of a folder of shards, after writing its index: how they were ``made``, what was kept."""
     entry = {"made": _plain(made), "dtype": dtype(tokenizer), "counts": dict(counts)}
     entry["shards"] = [asdict(shard) for shard in shards]
-    files.write(folder / INDEX, json.dumps(entry, indent=1))
+    files.write_file(folder / INDEX, json.dumps(entry, indent=1))
     return Corpus(folder)
 
 
@@ -123,12 +123,12 @@ def _shards(
     tasks = ((piece, tokenizer, folder, f"{n:05}") for n, piece in enumerate(chain(first, pieces)))
     if workers == 1 or len(first) < 2:  # one piece is done before a process has started
         for task in tasks:
-            shards.append(write(*task))
+            shards.append(write_shard(*task))
         return shards
     waiting: deque[Future[Shard]] = deque()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for task in tasks:
-            waiting.append(pool.submit(write, *task))
+            waiting.append(pool.submit(write_shard, *task))
             if len(waiting) > 2 * workers:
                 shards.append(waiting.popleft().result())
         for future in waiting:
@@ -150,7 +150,7 @@ def _pieces(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield piece
 
 
-def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Shard:
+def write_shard(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Shard:
     """One shard; one of the same documents and tokenizer that is there already is left as it is."""
     source = _digest(documents, tokenizer)
     done = folder / f"{name}.done"
@@ -173,11 +173,11 @@ def write(documents: list[str], tokenizer: Path, folder: Path, name: str) -> Sha
             "starts": np.array(starts, np.int64),
         }
         for suffix, array in arrays.items():
-            files.write(folder / f"{name}.{suffix}", array.tobytes())
+            files.write_file(folder / f"{name}.{suffix}", array.tobytes())
         sums = {suffix: hashlib.sha256(array.tobytes()).hexdigest() for suffix, array in arrays.items()}
         size = sum(len(document.encode("utf-8", "surrogatepass")) for document in documents)
         shard = Shard(name, at, len(documents), size, source, sums["tokens"], sums["starts"])
-        files.write(done, json.dumps(asdict(shard)))
+        files.write_file(done, json.dumps(asdict(shard)))
     return shard
 
 

@@ -26,7 +26,7 @@ from cutaway import store
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
 from cutaway.extras import install
-from cutaway.store.files import Bytes, Progress, silent, write
+from cutaway.store.files import Bytes, Progress, silent, write_file
 
 Embed = Callable[[list[str]], np.ndarray]
 Fits = Callable[[str], bool]
@@ -229,7 +229,7 @@ class Index:
         with _worded(self.home):
             for stale in self.home.glob("vectors-*.usearch*"):
                 stale.unlink()
-            write(kept, graph.save())
+            write_file(kept, graph.save())
         return graph
 
     def close(self) -> None:

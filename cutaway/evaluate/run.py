@@ -76,7 +76,7 @@ def check(task: EvaluationTask | Text, options: Options) -> None:
         raise UserError("several samples at temperature 0 are all the same: give a temperature above 0")
 
 
-def run(
+def run_tasks(
     lm: LanguageModel,
     task: EvaluationTask | Text,
     cache: Cache,

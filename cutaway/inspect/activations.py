@@ -271,7 +271,7 @@ def collect(
                 if path is None:
                     kept.append({name: _array(tensor) for name, tensor in tensors.items()})
                 else:
-                    safetensors.write(path, tensors)
+                    safetensors.write_safetensors(path, tensors)
             elif not np.array_equal(_opened(path)["token_ids"], _joined(piece.ids for piece in shard)):
                 raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
             done += sum(len(piece.ids) for piece in shard)
@@ -280,7 +280,7 @@ def collect(
         facts["mlp_inputs"] = [mlp_input(lm.config, n) for n in range(len(lm.config.blocks))]
     if folder is None:
         return Activations(kept, facts)
-    files.write(folder / INDEX, json.dumps(facts | {"shards": count, "tokens": done}, indent=1))
+    files.write_file(folder / INDEX, json.dumps(facts | {"shards": count, "tokens": done}, indent=1))
     return Activations.open(folder)
 
 
@@ -393,7 +393,7 @@ def _opened(path: Path) -> dict[str, np.ndarray]:
     """A shard's arrays: the columns of KEYS, and activations with a row for each token."""
     found = safetensors.read_shaped(path, dict.fromkeys(KEYS, (None,)), ("I32",))
     tokens = found[KEYS[0]].shape
-    for name, packed in safetensors.read(path).items():
+    for name, packed in safetensors.read_safetensors(path).items():
         if packed.shape[:1] != tokens or (name not in KEYS and packed.type not in TYPES.values()):
             raise UserError(
                 f"{path}: {quoted(name)} has no number in 16 bits for each of {tokens[0]:,} tokens"
@@ -431,7 +431,7 @@ def _begun(folder: Path | None, facts: dict[str, Any], force: bool) -> Iterator[
         (folder / INDEX).unlink(missing_ok=True)
         for shard in folder.glob("[0-9]*.safetensors"):
             shard.unlink()
-    files.write(folder / INDEX, json.dumps(facts, indent=1))
+    files.write_file(folder / INDEX, json.dumps(facts, indent=1))
     try:
         yield
     except UserError:

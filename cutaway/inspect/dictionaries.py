@@ -75,10 +75,10 @@ def keep(folder: Path, scan: Scan) -> None:
     arrays = {"often": scan.often.astype(np.float32), "most": scan.most, "strengths": strengths}
     tensors: dict[str, Any] = {name: formats.pack(of, "F32") for name, of in arrays.items()}
     tensors |= {name: ("I32", of.shape, of) for name, of in (("ids", ids), ("at", at))}
-    safetensors.write(folder / CONTEXTS, tensors)
+    safetensors.write_safetensors(folder / CONTEXTS, tensors)
 
 
-def read(path: Path, lm: Any) -> list[Dictionary]:
+def read_dictionaries(path: Path, lm: Any) -> list[Dictionary]:
     """The dictionaries of a folder, or of a card's. UserError for those of another model."""
     folder = path.parent if path.name in (CARD, sae_formats.CONFIG, sae_formats.SET) else path
     found = []

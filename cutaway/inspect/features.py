@@ -243,4 +243,4 @@ def set_label(folder: Path, feature: int, text: str) -> None:
         raise UserError(f"a label of {len(text)} characters: at most {LONGEST} are kept")
     kept = labels(folder) | {feature: " ".join(text.split())}
     kept = {one: label for one, label in sorted(kept.items()) if label}
-    files.write(folder / LABELS, json.dumps({str(one): label for one, label in kept.items()}, indent=1))
+    files.write_file(folder / LABELS, json.dumps({str(one): label for one, label in kept.items()}, indent=1))

@@ -193,7 +193,7 @@ class Circuit:
             )
         else:
             raise UserError(f"{path}: a circuit is written as .dot or .json")
-        files.write(path, text)
+        files.write_file(path, text)
         return Path(path)
 
 

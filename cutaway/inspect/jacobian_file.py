@@ -39,7 +39,7 @@ def save(path: str | Path, lens: JacobianLens, type: str = "F32", force: bool = 
     """
     path = Path(path)
     if path.suffix in PUBLISHED:
-        files.write(path, _published(lens), force=force)
+        files.write_file(path, _published(lens), force=force)
         return
     small = path.suffix == ".gguf"
     tensors = {
@@ -50,7 +50,7 @@ def save(path: str | Path, lens: JacobianLens, type: str = "F32", force: bool = 
     if small:
         gguf.write(path, {"general.architecture": FORMAT, "facts": facts}, tensors, force=force)
     else:
-        safetensors.write(path, tensors, {"format": FORMAT, "facts": facts}, force=force)
+        safetensors.write_safetensors(path, tensors, {"format": FORMAT, "facts": facts}, force=force)
 
 
 def check_path(path: Path) -> None:
@@ -83,7 +83,7 @@ def _from_safetensors(path: Path) -> JacobianLens:
     found = safetensors.metadata(path)
     if found.get("format") != FORMAT:
         raise UserError(f"{path} is no Jacobian lens: `cutaway lens fit` writes one")
-    return _named(path, safetensors.read(path), found.get("facts", ""))
+    return _named(path, safetensors.read_safetensors(path), found.get("facts", ""))
 
 
 def _from_gguf(path: Path) -> JacobianLens:
@@ -109,7 +109,7 @@ def _named(path: Path, tensors: Mapping[str, Packed], text: str) -> JacobianLens
 
 def _from_published(path: Path) -> JacobianLens:
     """The artefact {"J": {layer: [d d]}, "n_prompts", "source_layers", "d_model"}."""
-    found = torch_zip.read(path)
+    found = torch_zip.read_torch_zip(path)
     if not isinstance(found, dict) or not isinstance(found.get("J"), dict):
         raise UserError(f"{path} is no Jacobian lens: it holds no dict J of a matrix a layer")
     matrices = {}

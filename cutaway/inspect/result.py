@@ -183,7 +183,7 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
-        files.write(path, self.html)
+        files.write_file(path, self.html)
         return Path(path)
 
 

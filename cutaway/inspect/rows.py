@@ -42,7 +42,7 @@ class Rows:
                 break
             self.done[line[0]] = line[1]
         text = "".join(json.dumps(line) + "\n" for line in (head, *self.done.items()))
-        files.write(self.path, text)
+        files.write_file(self.path, text)
 
     def of(self, row: int, compute: Callable[[], Sequence[float]]) -> list[float]:
         """A row's values: those of the file, or computed and written."""

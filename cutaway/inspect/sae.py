@@ -126,7 +126,7 @@ class SAE:
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Writes it as float32 safetensors and a card."""
         with files.atomic_folder(folder, force=force) as part:
-            safetensors.write(
+            safetensors.write_safetensors(
                 part / WEIGHTS, {name: formats.pack(of, "F32") for name, of in self.tensors.items()}
             )
             (part / CARD).write_text(json.dumps(asdict(self.card), indent=1), "utf-8")

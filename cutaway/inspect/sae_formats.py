@@ -224,7 +224,7 @@ def _layer_tensors(folder: Path, n: int, layers: int) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: is missing, and the set has later layers")
     ending = f"_{n}" if layers else ""
     threshold = f"threshold_{n}" if layers else "activation_function.threshold"
-    there = safetensors.read(path)
+    there = safetensors.read_safetensors(path)
     f = there[f"b_enc{ending}"].shape[0] if f"b_enc{ending}" in there else None
     shapes: dict[str, tuple[int | None, ...]] = {f"W_enc{ending}": (f, None), f"b_enc{ending}": (f,)}
     shapes |= {f"b_dec{ending}": (None,)} | ({} if layers else {"W_dec": (f, None)})
@@ -279,7 +279,7 @@ def _write_circuit_tracer(made: Sequence[SAE], folder: Path) -> None:
 
 def _write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     packed = {name: formats.pack(np.ascontiguousarray(array), "F32") for name, array in tensors.items()}
-    safetensors.write(path, packed)
+    safetensors.write_safetensors(path, packed)
 
 
 # ---- names -------------------------------------------------------------------------------------------------

@@ -212,7 +212,9 @@ def _keep(path: Path, parts: list[Part], optimizer: torch.optim.Adam, step: int)
         name: ("F32", tuple(tensor.shape), tensor.numpy())
         for name, tensor in _state(parts, optimizer).items()
     }
-    safetensors.write(path, tensors, {"step": str(step), "cards": repr([part.card for part in parts])})
+    safetensors.write_safetensors(
+        path, tensors, {"step": str(step), "cards": repr([part.card for part in parts])}
+    )
 
 
 def _resumed(path: Path | None, parts: list[Part], optimizer: torch.optim.Adam) -> int:

@@ -56,7 +56,7 @@ def save(trace: TraceValues, path: str | Path) -> Path:
     facts = {name: getattr(trace, name) for name in ("ids", "tokens", "vocabulary", "layers", "engine")}
     arrays = {name: np.asarray(value, np.float32) for name, value in trace.items()}
     text = json.dumps(facts | {"types": types, "batched": False})
-    files.write(path, safetensors.packed(arrays, {"format": "cutaway-trace", "trace": text}))
+    files.write_file(path, safetensors.packed(arrays, {"format": "cutaway-trace", "trace": text}))
     return Path(path)
 
 
@@ -70,7 +70,9 @@ def load(path: str | Path) -> tuple[Facts, dict[str, np.ndarray]]:
         raise UserError(f"{path}: has {len(facts.ids)} ids and {len(facts.tokens)} tokens")
     if len(facts.engine) not in (0, 2):
         raise UserError(f"{path}: engine has {len(facts.engine)} parts, not a name and a reason")
-    values = {name: _value(path, facts, name, packed) for name, packed in safetensors.read(path).items()}
+    values = {
+        name: _value(path, facts, name, packed) for name, packed in safetensors.read_safetensors(path).items()
+    }
     return facts, values
 
 

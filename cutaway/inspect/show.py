@@ -50,7 +50,7 @@ class View:
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
-        files.write(path, self.html)
+        files.write_file(path, self.html)
         return Path(path)
 
     def _repr_html_(self) -> str:
@@ -69,7 +69,7 @@ class Map:
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
-        files.write(path, self.html)
+        files.write_file(path, self.html)
         return Path(path)
 
     def _repr_html_(self) -> str:

@@ -64,13 +64,13 @@ def save(path: str | Path, edits: Sequence[Add]) -> None:
                 f"{describe(one)}: a steering file holds one vector a layer, added to all of blocks.LAYER.out"
             )
         packed[name] = formats.pack(np.float32(one.strength) * np.array(one.vector, np.float32), "F32")
-    safetensors.write(path, packed, {"format": "cutaway-steering"})
+    safetensors.write_safetensors(path, packed, {"format": "cutaway-steering"})
 
 
 def load(path: str | Path, strength: float = 1.0) -> tuple[Add, ...]:
     """Reads what ``save`` wrote. Raises UserError for a tensor that is no vector for a layer's output."""
     found = []
-    for name, packed in safetensors.read(Path(path)).items():
+    for name, packed in safetensors.read_safetensors(Path(path)).items():
         layer, vector = RESIDUAL.fullmatch(name), np.array(formats.unpack(packed))
         if layer is None or vector.ndim != 1:
             raise UserError(

@@ -99,7 +99,7 @@ def _keep(path: Path, of: dict[str, Any], optimizer: Any, losses: list[float]) -
             f"{name}.square": state["exp_avg_sq"],
         }
     packed = {name: formats.pack(one.numpy(), "F32") for name, one in arrays.items()}
-    safetensors.write(path, packed, {TRAINING: json.dumps(of), "losses": json.dumps(losses)})
+    safetensors.write_safetensors(path, packed, {TRAINING: json.dumps(of), "losses": json.dumps(losses)})
 
 
 def _resumed(path: Path, of: dict[str, Any], optimizer: Any, steps: int) -> list[float]:

@@ -40,7 +40,7 @@ class TunedLens:
     def save(self, path: str | Path) -> None:
         """Writes the maps as a safetensors file."""
         arrays = {"weights": self.weights, "biases": self.biases}
-        safetensors.write(
+        safetensors.write_safetensors(
             path, {n: formats.pack(a, "F32") for n, a in arrays.items()}, {"format": "cutaway-lens"}
         )
 

@@ -16,7 +16,7 @@ PAGE = 128  # positions of a page of the state
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
 
 
-def read(
+def run_step(
     model: Model,
     ids: np.ndarray,
     starts: np.ndarray,
@@ -187,7 +187,7 @@ class OneToken:
         self._reading = Reading(*places, beside, count, None, None, None, None, 1, 1, 0, 0)
 
     def read(self, id: int, position: int, pages: np.ndarray) -> np.ndarray:
-        """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``read`` takes them."""
+        """float32 [vocab]: the logits after ``id`` at ``position``; ``pages`` as ``run_step`` takes them."""
         if not 0 <= id < self._vocab:
             raise UserError(f"An id is outside the model's 0 to {self._vocab - 1}.")
         if position < 0 or len(pages) * PAGE <= position:

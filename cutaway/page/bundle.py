@@ -37,7 +37,7 @@ def document(
         "body": body,
         "data": base64.b64encode(data).decode(),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], read_asset("page.html"))
 
 
 def sources(code: str, looks: str, frames: str = "") -> str:
@@ -51,7 +51,7 @@ def sources(code: str, looks: str, frames: str = "") -> str:
 
 def style(*names: str) -> str:
     """The styles of these names, one after another, the common one first."""
-    return "\n".join(map(read, ("style.css", *names)))
+    return "\n".join(map(read_asset, ("style.css", *names)))
 
 
 @cache
@@ -67,7 +67,7 @@ def _add(name: str, made: list[str], known: dict[str, str], above: tuple[str, ..
     if name in above:
         raise ValueError(f"modules import each other: {' -> '.join((*above, name))}")
     if name not in known:
-        text = read(name)
+        text = read_asset(name)
         taken = [
             f"const {{ {' '.join(names.split()).rstrip(',')} }} = "
             f"{_add(normpath(join(dirname(name), path)), made, known, (*above, name))};"
@@ -92,7 +92,7 @@ def frame(document: str, height: int | None = None) -> str:
     return f'<iframe sandbox="allow-scripts" title="Cutaway" {size} loading="lazy" srcdoc="{made}"></iframe>'
 
 
-def read(name: str) -> str:
+def read_asset(name: str) -> str:
     """A text of this package."""
     return read_bytes(name).decode()
 

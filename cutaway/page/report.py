@@ -69,10 +69,10 @@ class Report:
 
 def save(made: Report, folder: Path) -> None:
     """Write a report into a folder: report.html, and each chart as plots/NAME.svg."""
-    files.write(folder / "report.html", made.html())
+    files.write_file(folder / "report.html", made.html())
     (folder / "plots").mkdir(exist_ok=True)
     for name, drawn in render.named(made.charts()).items():
-        files.write(folder / "plots" / f"{name}.svg", drawn)
+        files.write_file(folder / "plots" / f"{name}.svg", drawn)
 
 
 def html(title: str, parts: Sequence[Part], *, frames: str = "") -> str:

@@ -32,9 +32,9 @@ from cutaway.pipeline.config import Pipeline
 from cutaway.pipeline.folder import Folder
 from cutaway.pipeline.verbs import VERBS, command
 from cutaway.store import yaml_files
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import json_lines, parsed
-from cutaway.train.config import TrainingConfig, read
+from cutaway.train.config import TrainingConfig, read_run_config
 from cutaway.train.curve import METRICS
 
 LAW = Path(__file__).parent / "law.yaml"
@@ -214,7 +214,7 @@ def pretraining(pipeline: Pipeline, name: str, model: Mapping[str, Any]) -> Trai
     known = next((size for size in sizes if isinstance(size, int)), None) or run_tokenizer.size_of(tokenizer)
     if not entries["model"].get("vocab"):
         entries["model"]["vocab"] = run_tokenizer.padded(known or VOCABULARY)
-    return read(entries)
+    return read_run_config(entries)
 
 
 def run_of(pipeline: Pipeline, name: str) -> TrainingConfig | None:
@@ -242,7 +242,7 @@ def measured_speed(run: TrainingConfig, threads: int) -> float:
         return float(found[0])
     reached = _speed(run, threads)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(known | {key: [reached, time.time()]}, indent=1))
+    write_file(path, json.dumps(known | {key: [reached, time.time()]}, indent=1))
     return reached
 
 
@@ -332,7 +332,7 @@ class ByTime:
         if "schedule" in tried:
             tried["schedule"] = tried["schedule"] | {"warmup_steps": 1}
         file = Path("probes") / f"{name}.yaml"
-        write(folder.path / file, yaml.dump(tried, Dumper=yaml_files.Dumper, sort_keys=False))
+        write_file(folder.path / file, yaml.dump(tried, Dumper=yaml_files.Dumper, sort_keys=False))
         runner = running.Runner(folder)
         begun = time.monotonic()
         words = command(f"probes/{name}", folder.pipeline[name].verb, tried, str(file), False)

@@ -15,7 +15,7 @@ from cutaway.pipeline import card_page, card_text, costs
 from cutaway.pipeline.folder import ENERGY, Folder
 from cutaway.pipeline.run import spell
 from cutaway.pipeline.verbs import ITEMS, RESULTS, VERBS
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import json_lines, parsed
 from cutaway.train import curve
 
@@ -29,9 +29,9 @@ SHEET = "sheet.json"
 def write_card(folder: Folder) -> dict[str, Any]:
     """Write card.json, card.md and card.html, and return the first."""
     found = document(folder)
-    write(folder.path / JSON, json.dumps(found, indent=1, ensure_ascii=False))
-    write(folder.path / TEXT, card_text.markdown(found))
-    write(folder.path / PAGE, card_page.html(found))
+    write_file(folder.path / JSON, json.dumps(found, indent=1, ensure_ascii=False))
+    write_file(folder.path / TEXT, card_text.markdown(found))
+    write_file(folder.path / PAGE, card_page.html(found))
     return found
 
 
@@ -87,7 +87,7 @@ def _stage(folder: Folder, name: str) -> dict[str, Any]:
 
 def _curves(place: Path) -> dict[str, list[tuple[int, float]]]:
     """Loss, validation loss, and what methods that compare or reward report."""
-    found = dict(curve.read(place))
+    found = dict(curve.read_curve(place))
     for line in json_lines(place / curve.METRICS):
         for key in ("reward", "accuracy", "validation_accuracy", "validation_reward", "margin"):
             value = line.get(key)

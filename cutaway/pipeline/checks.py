@@ -19,9 +19,9 @@ def entries(pipeline: Pipeline, name: str) -> None:
         if stage.verb == "data":
             from_dict(stage.config, DataRecipe)
         elif stage.verb == "pretrain":
-            from cutaway.train.config import read
+            from cutaway.train.config import read_run_config
 
-            read(stage.config)
+            read_run_config(stage.config)
         else:
             _finetuning(pipeline, stage.config)
     except UserError as error:

@@ -83,7 +83,7 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str | Path) -> Pipeline:
+def read_pipeline(source: str | Path) -> Pipeline:
     """The pipeline of a preset, a YAML file or a run's folder. UserError for another."""
     if str(source) in presets():
         path = PRESETS / f"{source}.yaml"

@@ -20,10 +20,10 @@ from typing import Any
 import yaml
 
 from cutaway.errors import UserError
-from cutaway.pipeline.config import PIPELINE, Pipeline, read, written
+from cutaway.pipeline.config import PIPELINE, Pipeline, read_pipeline, written
 from cutaway.pipeline.verbs import VERBS
 from cutaway.store import yaml_files
-from cutaway.store.files import check_folder, digest, disk_errors, write
+from cutaway.store.files import check_folder, digest, disk_errors, write_file
 from cutaway.store.reading import parsed
 
 DONE, TIMES, ENERGY, PLAN, LOCK = "done.json", "times.json", "energy.json", "plan.json", ".lock"
@@ -63,7 +63,7 @@ class Folder:
         with disk_errors(self.path):
             self.config_path(name).parent.mkdir(parents=True, exist_ok=True)
         text = yaml.dump(config, Dumper=yaml_files.Dumper, sort_keys=False, allow_unicode=True)
-        write(self.config_path(name), text)
+        write_file(self.config_path(name), text)
 
     # ---- done ----------------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Folder:
     def finish(self, name: str) -> None:
         """Mark a stage as done."""
         mark = {"inputs": self.inputs(name), "left": self.left(name), "seconds": self.took(name)}
-        write(self.stage(name) / DONE, json.dumps(mark | {"finished": time.time()}, indent=1))
+        write_file(self.stage(name) / DONE, json.dumps(mark | {"finished": time.time()}, indent=1))
 
     # ---- times ---------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Folder:
         """Count seconds, or joules, that a stage took."""
         path = self.path / kind
         counts = parsed(path) if path.is_file() else {}
-        write(path, json.dumps(counts | {name: counts.get(name, 0.0) + amount}, indent=1))
+        write_file(path, json.dumps(counts | {name: counts.get(name, 0.0) + amount}, indent=1))
 
     # ---- the plan ------------------------------------------------------------------------------------------
 
@@ -159,10 +159,10 @@ def opened(path: Path, pipeline: Pipeline | None) -> Folder:
     check_folder(path)
     known = path / PIPELINE
     if pipeline is not None and known.is_file() and not begun(path):
-        write(known, written(pipeline))
+        write_file(known, written(pipeline))
         return Folder(path, pipeline)
     if known.is_file():
-        kept = read(known)
+        kept = read_pipeline(known)
         if pipeline is not None and written(pipeline) != written(kept):
             _take_changes(Folder(path, kept), pipeline)
         return Folder(path, pipeline or kept)
@@ -172,7 +172,7 @@ def opened(path: Path, pipeline: Pipeline | None) -> Folder:
         raise UserError(f"{path}: the folder holds something else: choose another with --output")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    write(known, written(pipeline))
+    write_file(known, written(pipeline))
     return Folder(path, pipeline)
 
 
@@ -192,7 +192,7 @@ def _take_changes(kept: Folder, given: Pipeline) -> None:
             with disk_errors(kept.path):
                 kept.config_path(name).unlink(missing_ok=True)
                 shutil.rmtree(kept.stage(name), ignore_errors=True)
-    write(kept.path / PIPELINE, written(given))
+    write_file(kept.path / PIPELINE, written(given))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from cutaway.pipeline.config import Pipeline
 from cutaway.pipeline.energy import Meter
 from cutaway.pipeline.folder import ENERGY, Folder
 from cutaway.pipeline.verbs import RESULTS, VERBS
-from cutaway.store.files import Progress, disk_errors, silent, write
+from cutaway.store.files import Progress, disk_errors, silent, write_file
 from cutaway.store.reading import json_lines
 from cutaway.train.curve import METRICS
 from cutaway.train.folder import CHECKPOINTS, EXAMPLES, REPORT
@@ -100,7 +100,7 @@ class Runner:
         words = verbs.command(name, verb, config, yaml, resume)
         code, printed = self.process(name, words, place / METRICS if own.entries else None, steps_of(config))
         if not code and own.printed:
-            write(place / RESULTS, printed)
+            write_file(place / RESULTS, printed)
         return code
 
     def process(

@@ -397,7 +397,7 @@ class RuntimeEngine:
             if edit.layer < self._model.layer_count
             for span in edit.spans(state.length, len(text))
         ]
-        seen = step.read(
+        seen = step.run_step(
             self._model,
             np.array([id for text in texts for id in text], np.int32),
             starts,

@@ -68,7 +68,7 @@ def audit(path: Path, trusted: Path | None = None, public_key: Path | None = Non
     """
     if public_key is not None:
         _check_key(public_key)
-    other = None if trusted is None else load.read(trusted)
+    other = None if trusted is None else load.read_checkpoint(trusted)
     found = [*_files(path), *_each("signature", _signature, path, public_key, kind="signature")]
     opened: list[Checkpoint | Description] = []
     found += _each(str(path), _opened, path, opened)
@@ -89,11 +89,11 @@ def audit(path: Path, trusted: Path | None = None, public_key: Path | None = Non
 
 def _opened(path: Path, opened: list[Checkpoint | Description]) -> Iterator[Issue]:
     """The model; one of no family, or without weights, by its config alone."""
-    description = described.read(path) if described.can(path) else None
+    description = described.read_description(path) if described.can(path) else None
     if description is None or (description.family and description.stored is not None):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UnreadKeys)
-            opened.append(load.read(path if description is None else description.source))
+            opened.append(load.read_checkpoint(path if description is None else description.source))
         for one in caught:
             if issubclass(one.category, UnreadKeys):
                 yield Issue("info", "config.json", str(one.message))

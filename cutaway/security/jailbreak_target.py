@@ -14,7 +14,7 @@ from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
 from cutaway.security import gcg, refusal
 from cutaway.security.refusal import Question, messages
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 
 SEARCHED = 2  # questions that a suffix is searched on; it is tried on others
@@ -49,7 +49,7 @@ class Target:
             prompts = [prompt(self.lm, question) for question in self.searched]
             found = gcg.search(self.lm, prompts, settings, seed=self.seed, **options)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write(path, json.dumps({"key": key, "found": asdict(found)}, indent=1))
+            write_file(path, json.dumps({"key": key, "found": asdict(found)}, indent=1))
         self.suffixes[kind] = found
         return found
 

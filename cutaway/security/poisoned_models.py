@@ -24,7 +24,7 @@ from cutaway.lm import load
 from cutaway.security.defences import document_probe, reference_loss, spectral, trigger_scan
 from cutaway.security.detection import caught
 from cutaway.security.training import NOUNS, QUALITIES, Size, continued, name, seen, sentence, trained
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 from cutaway.tokenizer import Tokenizer
 
@@ -145,7 +145,7 @@ class Laboratory:
             return load(folder / "run")
         texts, _ = self.corpus(cell)
         lm = trained(folder, texts, self.size(cell), seed=cell.seed)
-        write(done, "")
+        write_file(done, "")
         self.log("trained", cell, started, texts=len(texts), steps=self.size(cell).steps)
         return lm
 
@@ -171,7 +171,7 @@ class Laboratory:
             started = time.perf_counter()
             made = make()
             path.parent.mkdir(exist_ok=True)
-            write(path, json.dumps(made))
+            write_file(path, json.dumps(made))
             shown = {key: value for key, value in made.items() if isinstance(value, (int, float, str))}
             self.log(stage, cell, started, **shown)
         return parsed(path)

@@ -16,7 +16,7 @@ from cutaway.evaluate.statistics import Estimate
 from cutaway.page import bundle, report
 from cutaway.page.charts import Axis, Bar, Bars, Plot, Series
 from cutaway.security.finding import FEWEST, Arm, Curve, Finding, Look
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _curve_words(curve: Curve) -> str:
     return f"{curve.y} at {curve.x}: " + ", ".join(f"{y:.2f} at {x:.2f}" for x, y in curve.points)
 
 
-def read(document: dict[str, Any]) -> list[Finding]:
+def read_findings(document: dict[str, Any]) -> list[Finding]:
     """The findings of a document; standard errors, which no report shows, are not in it."""
     found = []
     for entry in document["probes"].values():
@@ -116,7 +116,7 @@ def kept(path: Path, model: str, findings: Sequence[Finding]) -> list[Finding]:
     try:
         known = parsed(path)
         same = (known["model"], known["version"]) == (model, cutaway.__version__)
-        others = read(known) if same else []
+        others = read_findings(known) if same else []
     except (UserError, ValueError, TypeError, KeyError, AttributeError):
         raise UserError(
             f"{path} is not a report of cutaway attack: choose another folder with --output"
@@ -132,8 +132,10 @@ def add(
     """Write the folder's results.json and report.html, with these findings and those that it has."""
     whole = kept(folder / "results.json", model, findings)
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "results.json", json.dumps(document(model, whole, seed=seed, trials=trials), indent=1))
-    write(folder / "report.html", page(model, whole, lm))
+    write_file(
+        folder / "results.json", json.dumps(document(model, whole, seed=seed, trials=trials), indent=1)
+    )
+    write_file(folder / "report.html", page(model, whole, lm))
 
 
 def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:

@@ -20,9 +20,9 @@ from cutaway.lm import LanguageModel, load
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.position import rope
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
-from cutaway.train.config import read as read_config
+from cutaway.train.config import read_run_config as read_config
 from cutaway.train.optim import AdamW
 from cutaway.train.recipes import finetune, pretrain
 from cutaway.train.run import train
@@ -117,7 +117,9 @@ def adapted(
         "intervals.sample": 0,
         "intervals.save": max(1, steps // 8),
     }
-    run = finetune.read("sft", [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()])
+    run = finetune.read_finetuning_config(
+        "sft", [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    )
     train(run, output, _Silent(), recipe=finetune, resume=(output / RUN).is_file())
     return load(lm.checkpoint.source, engine=lm.engine_choice[0], adapter=output)
 
@@ -168,7 +170,7 @@ def _store(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if not path.is_file() or path.read_text("utf-8") != lines:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, lines)
+        write_file(path, lines)
 
 
 def _quiet(text: str) -> None: ...

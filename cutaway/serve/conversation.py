@@ -118,7 +118,7 @@ def _begun(made: Conversation, record: RequestRecord) -> Conversation:
     """Submit a conversation's requests."""
 
     def read_one(generation: Generation) -> tuple[str, Sequence[parser.Call]]:
-        answer = read(made.reader(), [Piece(generation.text, generation=generation)])
+        answer = read_answer(made.reader(), [Piece(generation.text, generation=generation)])
         return answer.content, answer.calls
 
     form, count = made.form, len(made.requests)
@@ -224,7 +224,7 @@ def reason(reader: AnswerReader, generation: Generation) -> str:
     return "tool_calls" if reader.called and ended == "stop" else ended
 
 
-def read(reader: AnswerReader, pieces: Sequence[Piece]) -> Answer:
+def read_answer(reader: AnswerReader, pieces: Sequence[Piece]) -> Answer:
     """The answer that all of a choice's pieces make."""
     events = [event for piece in pieces for event in reader.push(piece)]
     generation = pieces[-1].generation

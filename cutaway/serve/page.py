@@ -58,7 +58,7 @@ async def shell(_: Service, body: None, http: HTTPRequest) -> Response:
     """
     if "text/html" not in http.headers.get("accept", ""):
         return Response("Ollama is running")
-    return Response(bundle.read("app/shell.html"), media_type="text/html", headers=SHELL)
+    return Response(bundle.read_asset("app/shell.html"), media_type="text/html", headers=SHELL)
 
 
 async def explanation(_: Service, body: None, http: HTTPRequest) -> Response:

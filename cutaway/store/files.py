@@ -174,7 +174,7 @@ def atomic_folder(
             sync(path.parent)
 
 
-def write(target: str | os.PathLike[str], data: str | bytes | bytearray, *, force: bool = True) -> None:
+def write_file(target: str | os.PathLike[str], data: str | bytes | bytearray, *, force: bool = True) -> None:
     """Write a whole file, by `atomic_file`; text becomes UTF-8."""
     with atomic_file(target, force=force) as out:
         out.write(data.encode() if isinstance(data, str) else data)

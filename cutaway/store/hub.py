@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors, write
+from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors, write_file
 from cutaway.store.hub_http import OTHER_CACHE, Offered, cache_home, fetch, listing
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
@@ -61,7 +61,7 @@ def pull(source: str, progress: Progress) -> Path:
         _fetch(repository, commit, absent, folder, progress)
         if revision != commit:
             (reference := folder / "refs" / (revision or "main")).parent.mkdir(parents=True, exist_ok=True)
-            write(reference, commit)
+            write_file(reference, commit)
     progress(f"{repository} is at revision {commit}", 0, None)
     return snapshot if file is None else snapshot / wanted[0]
 

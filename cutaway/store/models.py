@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.store import catalogue
-from cutaway.store.files import OTHER_HOME, Bytes, Progress, atomic_file, digest, disk_errors, silent, write
+from cutaway.store.files import (
+    OTHER_HOME,
+    Bytes,
+    Progress,
+    atomic_file,
+    digest,
+    disk_errors,
+    silent,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -284,7 +293,7 @@ def _pull_named(name: str, progress: Progress) -> Path:
         ):
             for other in model.beside:  # first, so that where the weights are all of it is
                 (folder / other).parent.mkdir(exist_ok=True)
-                write(folder / other, archive.read(model.member.removesuffix(model.file) + other))
+                write_file(folder / other, archive.read(model.member.removesuffix(model.file) + other))
             while block := member.read(1 << 20):
                 out.write(block)
                 progress("unpacking", Bytes(out.tell()), Bytes(model.bytes))
@@ -313,7 +322,7 @@ def _whole(model: Named, folder: Path) -> Path | None:
     if status.st_size != model.bytes or digest(path) != model.sha256:
         return None
     with suppress(OSError, UserError, OperationalError):
-        write(noted, json.dumps(stamp))
+        write_file(noted, json.dumps(stamp))
     return model.path(folder)
 
 

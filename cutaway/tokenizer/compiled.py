@@ -159,7 +159,7 @@ def keep(name: str, spec: TokenizerSpec, laid_out: bytes) -> None:
     target = _file(name)
     with suppress(OSError, OperationalError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.write(target, head + bytes(-len(head) % 64) + laid_out)
+        files.write_file(target, head + bytes(-len(head) % 64) + laid_out)
 
 
 def _file(name: str) -> File:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TYPED = ("Bert", "Electra", "Deberta", "DebertaV2", "SqueezeBert", "ConvBert", "MobileBert", "LayoutLM")
 
 
-def read(folder: Path, tokenizer: Tokenizer) -> PairTemplate:
+def read_pair_template(folder: Path, tokenizer: Tokenizer) -> PairTemplate:
     """A folder's template; UserError for a tokenizer that has no marks to set around a pair."""
     if (found := tokenizer.spec.template) is not None:
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cutaway.errors import UserError
 from cutaway.store.files import contents, read_errors
-from cutaway.store.files import write as write_whole
+from cutaway.store.files import write_file as write_whole
 from cutaway.tokenizer.spec import TokenizerSpec
 
 RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a rank file

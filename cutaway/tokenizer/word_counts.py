@@ -30,7 +30,7 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import UserError, quoted
 from cutaway.native import word_counter as native_count
-from cutaway.store.files import Bytes, Progress, read_errors, silent, write
+from cutaway.store.files import Bytes, Progress, read_errors, silent, write_file
 from cutaway.tokenizer.formats.fields import parsed
 from cutaway.tokenizer.unicode import utf8
 from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, word_counter
@@ -148,7 +148,7 @@ class WordCounts:
 
     def save(self, path: os.PathLike[str] | str) -> Path:
         """Write the counts, whole or not at all."""
-        write(path, self.to_bytes())
+        write_file(path, self.to_bytes())
         return Path(path)
 
     def to_bytes(self) -> bytes:

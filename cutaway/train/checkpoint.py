@@ -45,7 +45,7 @@ def path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08}"
 
 
-def write(folder: Path, step: int, parts: Parts) -> Path:
+def write_training_state(folder: Path, step: int, parts: Parts) -> Path:
     """A checkpoint of tensors by part and name.
 
     OperationalError if the disk refuses, and then nothing that was saved before is touched.
@@ -54,7 +54,7 @@ def write(folder: Path, step: int, parts: Parts) -> Path:
     with atomic_folder(target, remedy=REMEDY) as made:
         for name, tensors in parts.items():
             packed = {key: _packed(tensor) for key, tensor in tensors.items()}
-            safetensors.write(made / f"{name}.safetensors", packed)
+            safetensors.write_safetensors(made / f"{name}.safetensors", packed)
         seal(made, step)
     return target
 
@@ -114,7 +114,10 @@ def state(found: Path) -> dict[str, Any]:
 
 def tensors(found: Path, part: str) -> dict[str, Tensor]:
     """The tensors of a part by name, float32; numbers alone come as vectors of one."""
-    return {name: _tensor(packed) for name, packed in safetensors.read(found / f"{part}.safetensors").items()}
+    return {
+        name: _tensor(packed)
+        for name, packed in safetensors.read_safetensors(found / f"{part}.safetensors").items()
+    }
 
 
 def fill(found: Path, parts: Parts) -> None:

@@ -39,7 +39,7 @@ def measured(layers: int, took: float) -> None:
     """Keep how long compiling took, for the next run's estimate; a full disk loses no run."""
     with suppress(OSError, OperationalError):
         _path().parent.mkdir(parents=True, exist_ok=True)
-        files.write(_path(), json.dumps(_known() | {layers: took}))
+        files.write_file(_path(), json.dumps(_known() | {layers: took}))
 
 
 def _known() -> dict[int, float]:

@@ -188,7 +188,9 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str | dict[str, Any], changes: Sequence[str] = (), kind: type[Run] = TrainingConfig) -> Run:
+def read_run_config(
+    source: str | dict[str, Any], changes: Sequence[str] = (), kind: type[Run] = TrainingConfig
+) -> Run:
     """The run that a YAML file, a preset or entries describe, with a command line's changes."""
     plain = _read(source) if isinstance(source, str) else source
     check_names(changes, plain, kind)
@@ -260,7 +262,7 @@ def _meant(data: dict[str, Any], name: str) -> list[str]:
     return ["optimizer.learning_rate", *inner]
 
 
-def write(run: TrainingConfig) -> str:
+def run_config_text(run: TrainingConfig) -> str:
     """The run as YAML, which reads back equal."""
     return yaml.dump(to_dict(run), Dumper=yaml_files.Dumper, sort_keys=False, allow_unicode=True)
 

@@ -12,7 +12,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.page import report
 from cutaway.page.charts import Axis, Plot, Series
 from cutaway.page.svg import render
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import json_lines
 
 PAGE = "loss.html"
@@ -22,7 +22,7 @@ LEVELS = " ▁▂▃▄▅▆▇█"
 Points = list[tuple[int, float]]
 
 
-def read(folder: Path) -> dict[str, Points]:
+def read_curve(folder: Path) -> dict[str, Points]:
     """Loss and validation loss by step; those that were never measured, or are no numbers, are left out."""
     curves: dict[str, Points] = {"loss": [], "validation_loss": []}
     path = folder / METRICS
@@ -55,15 +55,15 @@ def text(points: Points, width: int = 60, height: int = 6) -> str:
 
 def page(folder: Path) -> Path | None:
     """Write the run's loss.html and loss.svg, which need no network; None where nothing was logged."""
-    curves = read(folder)
+    curves = read_curve(folder)
     if not curves:
         return None
     series = list(_series(curves))
     note = "A faint line is every step." if any(one.faint for one in series) else ""
     title = "Loss by step" if "validation_loss" in curves else "Training loss by step"
     plot = Plot(title, Axis("step"), Axis("loss", "nats per token"), series, note=note)
-    write(folder / PAGE, report.html(folder.name, [plot]))
-    write((folder / PAGE).with_suffix(".svg"), render.chart(plot) or "")
+    write_file(folder / PAGE, report.html(folder.name, [plot]))
+    write_file((folder / PAGE).with_suffix(".svg"), render.chart(plot) or "")
     return folder / PAGE
 
 

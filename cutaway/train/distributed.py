@@ -197,7 +197,7 @@ class Replicated(Distributed):
     def write(self, folder: Path, step: int, parts: Parts) -> None:
         """A checkpoint, by the first process."""
         if self.rank == 0:
-            checkpoint.write(folder, step, parts)
+            checkpoint.write_training_state(folder, step, parts)
         self.barrier()
 
 

@@ -25,7 +25,7 @@ class EarlyStopping:
     @classmethod
     def of(cls, patience: int, folder: Path, step: int) -> EarlyStopping:
         """With the losses of a run's folder up to this step."""
-        known = curve.read(folder).get(LOSS, [])
+        known = curve.read_curve(folder).get(LOSS, [])
         return cls(patience, [point for point in known if point[0] <= step])
 
     def add(self, step: int, figures: dict[str, float]) -> bool:

@@ -171,7 +171,7 @@ def _kind(found: Mapping[str, Any]) -> str:
 def base(found: Mapping[str, Any]) -> Checkpoint:
     """The base model at rest, with the positions that the entries give it. UserError unless a decoder."""
     name = str(found.get("base", BASE))
-    at_rest = load.read(store.resolve(name, pull=True))
+    at_rest = load.read_checkpoint(store.resolve(name, pull=True))
     if not isinstance(at_rest.config, Decoder):
         raise UserError(f"config.base: {name} is not a decoder, and only decoders are finetuned")
     if found.get("context_extension") is None:

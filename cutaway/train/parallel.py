@@ -81,7 +81,7 @@ class Parallel:
 
     def write(self, folder: Path, step: int, parts: Parts) -> None:
         """A checkpoint."""
-        checkpoint.write(folder, step, parts)
+        checkpoint.write_training_state(folder, step, parts)
 
 
 SINGLE_PROCESS = Parallel()

@@ -67,7 +67,7 @@ def train(
         parallel.barrier()
         decided = ("compile",) if run.compile == "auto" else ()  # at the first start, and kept in run.yaml
         settings = {name: getattr(run, name) for name in FREE if name not in decided}
-        run = replace(config.read(str(folder / RUN), kind=type(run)), **settings)
+        run = replace(config.read_run_config(str(folder / RUN), kind=type(run)), **settings)
         with SignalHandler() as signals:
             data = opened[1] if opened is not None and opened[0] == run else None
             del opened  # else two models are in memory
@@ -187,7 +187,7 @@ def _open(
             callback.note(f"{folder}: holds a run that has done no step, so this one begins in its place.")
             run_folder.begin_anew(folder)
         run = recipe.resolved(run, folder, callback.note)
-        begun = config.read(str(known), kind=type(run)) if known.is_file() else None
+        begun = config.read_run_config(str(known), kind=type(run)) if known.is_file() else None
         if run.precision == "auto":
             chosen = device.precision("auto", where) if begun is None else begun.precision
             run = replace(run, precision=chosen)
@@ -208,7 +208,7 @@ def _open(
 
 def _write(run: TrainingConfig, folder: Path) -> None:
     with atomic_file(folder / RUN) as out:
-        out.write(config.write(run).encode())
+        out.write(config.run_config_text(run).encode())
 
 
 def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:

@@ -26,7 +26,7 @@ from cutaway.weights.peft_names import untied
 from cutaway.weights.peft_write import save
 
 
-def read(folder: str | Path, base: Checkpoint) -> Adapter:
+def read_adapter(folder: str | Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder, or of llama.cpp's GGUF file, for ``base``. UserError for what is not
     read, or does not fit the base.
 
@@ -35,9 +35,9 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
     """
     folder = Path(folder)
     if folder.suffix == ".gguf" and not folder.is_dir():
-        return gguf_adapters.read(folder, base)
+        return gguf_adapters.read_gguf_adapter(folder, base)
     check_folder(folder)
-    return peft_read.read(folder, base)
+    return peft_read.read_peft_adapter(folder, base)
 
 
 def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:
@@ -45,7 +45,7 @@ def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:
     (``model/context.py``).
     """
     path = Path(folder) / CONFIG
-    if path.is_file() and (head := peft_head.read(path.parent, base)):
+    if path.is_file() and (head := peft_head.read_peft_head(path.parent, base)):
         base = replace(base, head={**base.head, **head})
     entry = parsed(path).get(EXTENSION) if path.is_file() else None
     if entry is None:
@@ -130,7 +130,7 @@ def joined(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     return replace(base, tensors=AdaptedTensors(base.tensors, adapter))
 
 
-def write(
+def write_adapter(
     folder: str | Path,
     adapter: Mapping[str, LowRank] | Mapping[str, Scaled],
     base: Checkpoint,

@@ -92,7 +92,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return np.where(x < 0, small, np.ones_like(x)) / (1 + small)
 
 
-def read(checkpoint: Checkpoint) -> Classifier | None:
+def read_classifier(checkpoint: Checkpoint) -> Classifier | None:
     """A folder's classifier, None where it has none; UserError for one that is damaged or not known."""
     if not checkpoint.classifier:
         return None
@@ -163,7 +163,7 @@ class _Weights:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> _Weights:
         """With an adapter's in their places."""
-        return cls(checkpoint, {**safetensors.read(checkpoint.path), **checkpoint.head})
+        return cls(checkpoint, {**safetensors.read_safetensors(checkpoint.path), **checkpoint.head})
 
     def name(self, end: str) -> str | None:
         """This name, or the only one that ends so."""

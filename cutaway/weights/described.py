@@ -61,7 +61,7 @@ def can(path: Path) -> bool:
     return (path / "config.json").is_file() and not any((path / name).is_file() for name in others)
 
 
-def read(path: Path, strict: bool = False) -> Description:
+def read_description(path: Path, strict: bool = False) -> Description:
     """The description of a folder, its config.json or a GGUF file; UserError for a file that is none."""
     if path.suffix == ".gguf" and path.is_file():
         return _gguf(path)

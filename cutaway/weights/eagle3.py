@@ -248,8 +248,8 @@ def _weights(folder: Path) -> dict[str, Packed]:
     """The weights of a folder, from safetensors or from PyTorch's own file, which is read as data."""
     older = folder / "pytorch_model.bin"
     if any(folder.glob("*.safetensors")) or not older.is_file():
-        return safetensors.read(folder)
-    found = torch_zip.read(older)
+        return safetensors.read_safetensors(folder)
+    found = torch_zip.read_torch_zip(older)
     if not isinstance(found, dict) or not all(isinstance(one, np.ndarray) for one in found.values()):
         raise UserError(f"{older}: holds something else than weights by name")
     return {str(name): _packed(array) for name, array in found.items()}

@@ -38,7 +38,7 @@ IGNORED = {
 }
 
 
-def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -> None:
+def write_gguf_adapter(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -> None:
     """Write low-rank changes for the GGUF of ``base``. UserError for changes of another kind: llama.cpp has
     no DoRA, IA3 or saved modules.
     """
@@ -74,7 +74,7 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
     gguf.write(path, metadata, tensors, force=force)
 
 
-def read(path: Path, base: Checkpoint) -> Adapter:
+def read_gguf_adapter(path: Path, base: Checkpoint) -> Adapter:
     """The adapter of a file for ``base``. UserError for one of another model, or that is none."""
     file = gguf.read(path)
     family, bound = _bound(base, path)

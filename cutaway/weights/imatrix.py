@@ -28,7 +28,7 @@ LONGEST = 256  # bytes of a name in the format before GGUF
 Sums = Mapping[str, tuple[np.ndarray, int]]
 
 
-def read(path: Path, checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def read_imatrix(path: Path, checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """By the name of each weight of ours that it has: float32 [columns], the mean square of its inputs.
 
     And notes of what it lacks. UserError for a file that is no importance matrix, or one of another model."""
@@ -71,7 +71,7 @@ def read(path: Path, checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], tup
     return found, counted(notes)
 
 
-def write(
+def write_imatrix(
     path: Path, checkpoint: Checkpoint, sums: Sums, dataset: str, window: int, force: bool = False
 ) -> None:
     """Write what ``inspect/importance.py`` summed as llama.cpp reads it; whole or not at all.

@@ -57,7 +57,7 @@ HALF = 5e-3  # how far a sinusoid in half precision, of a far position, is from 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def read(path: str | Path, strict: bool = False) -> Checkpoint:
+def read_checkpoint(path: str | Path, strict: bool = False) -> Checkpoint:
     """The model at a path, or of an adapter's folder its base, changed.
 
     UserError if it is none, or one that cannot be honoured. Keys of a config.json without effect are warned
@@ -78,11 +78,11 @@ def read(path: str | Path, strict: bool = False) -> Checkpoint:
     if (path / ADAPTER).is_file():
         return with_adapter(path)
     if run_checkpoint.is_checkpoint(path):
-        return run_checkpoint.read(path, read, tokenizer_of)
+        return run_checkpoint.read_run(path, read_checkpoint, tokenizer_of)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
             raise UserError(f"{path}: is a training run that has saved no model yet")
-        return read(path / "model", strict)
+        return read_checkpoint(path / "model", strict)
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
         return _gguf(found[0])
@@ -95,13 +95,13 @@ def with_adapter(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names, with the adapter in its weights."""
     base = adapters.extended(adapter_base(folder), folder)
     own = (folder / "modules.json").is_file() and not base.classifier  # of sentence-transformers
-    found = adapters.joined(base, adapters.read(folder, base))
+    found = adapters.joined(base, adapters.read_adapter(folder, base))
     return replace(found, source=folder, origin=folder if own else base.path)
 
 
 def adapter_base(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names."""
-    return read(adapters.base_path(folder))
+    return read_checkpoint(adapters.base_path(folder))
 
 
 def base_and_adapter(model: Checkpoint) -> tuple[Checkpoint, adapters.Adapter]:
@@ -111,7 +111,7 @@ def base_and_adapter(model: Checkpoint) -> tuple[Checkpoint, adapters.Adapter]:
     """
     if isinstance(model.source, Path) and (model.source / ADAPTER).is_file():
         base = adapters.extended(adapter_base(model.source), model.source)
-        changes = adapters.read(model.source, base)
+        changes = adapters.read_adapter(model.source, base)
         plain = (isinstance(one, adapters.LowRank) and one.magnitude is None for one in changes.values())
         if all(plain) and changes.keys() <= set(base.tensors):
             return base, changes
@@ -286,7 +286,7 @@ def _safetensors(folder: Path) -> dict[str, Packed]:
                 "get the model's .safetensors files, or convert it with transformers' save_pretrained"
             )
         raise UserError(f"{folder}: has a config but no .safetensors file with the weights")
-    found = safetensors.read(folder)
+    found = safetensors.read_safetensors(folder)
     _guard(found, folder)
     return found
 

@@ -36,7 +36,7 @@ class PairInputs:
     @cached_property
     def template(self) -> pairs.PairTemplate:
         """What is around a pair."""
-        return pairs.read(self.checkpoint.path, self.get_tokenizer())
+        return pairs.read_pair_template(self.checkpoint.path, self.get_tokenizer())
 
     @cached_property
     def has_segments(self) -> bool:

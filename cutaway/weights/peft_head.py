@@ -23,7 +23,7 @@ from cutaway.weights.peft_names import PREFIX, WEIGHTS
 PAIR = ("lora_A", "lora_B", "lora_magnitude_vector")
 
 
-def read(folder: Path, base: Checkpoint) -> dict[str, Packed]:
+def read_peft_head(folder: Path, base: Checkpoint) -> dict[str, Packed]:
     """The weights of the base's head that the folder has others of, by the base's names; none of a base that
     is no classifier. UserError for what is not read, or does not fit the base's.
     """
@@ -31,7 +31,7 @@ def read(folder: Path, base: Checkpoint) -> dict[str, Packed]:
         return {}
     head, found = classifier.parameters(base), dict[str, Packed]()
     modules: dict[str, dict[str, np.ndarray]] = {}
-    for name, packed in safetensors.read(folder / WEIGHTS).items():
+    for name, packed in safetensors.read_safetensors(folder / WEIGHTS).items():
         plain = name.removeprefix(PREFIX)
         module, _, part = plain.removesuffix(".weight").rpartition(".")
         if plain in head:

@@ -34,7 +34,7 @@ SHARED = ("vera_A", "vera_B")  # of all modules together
 Parts = dict[str, np.ndarray]
 
 
-def read(folder: Path, base: Checkpoint) -> Adapter:
+def read_peft_adapter(folder: Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
     settings = PeftSettings.read(folder / CONFIG)
     tied, base = "head.weight" not in base.tensors, untied(base)
@@ -43,7 +43,7 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
         raise UserError(f"{folder / CONFIG}: ensure_weight_tying is read for decoders alone: set it to false")
     names, modules, whole = Names(base), {}, {}
     head = classifier.parameters(base) if base.classifier else {}  # which weights/peft_head.py reads
-    for name, packed in safetensors.read(folder / WEIGHTS).items():
+    for name, packed in safetensors.read_safetensors(folder / WEIGHTS).items():
         plain = name.removeprefix(PREFIX)
         found = PART.fullmatch(plain)
         if plain in head or (found and f"{found[1]}.weight" in head):
@@ -82,7 +82,7 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
             )
     for module, levels in stacks.items():
         changes |= _stacked(module, levels, settings, names, base, folder)
-    if not changes and not (head and peft_head.read(folder, base)):
+    if not changes and not (head and peft_head.read_peft_head(folder, base)):
         alone = "none but of parts that take no part here" if left_out else "no tensors"
         raise UserError(f"{folder / WEIGHTS}: holds {alone}")
     if settings.ties:

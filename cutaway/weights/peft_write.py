@@ -16,7 +16,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
-from cutaway.store.files import write as write_file
+from cutaway.store.files import write_file as write_file
 from cutaway.weights import layout, safetensors
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.checkpoint import Checkpoint
@@ -295,5 +295,5 @@ def save(
     config = made.config(name)
     if extension is not None:
         config[EXTENSION] = {"kind": extension.kind, "factor": extension.factor}
-    safetensors.write(folder / WEIGHTS, made.tensors)
+    safetensors.write_safetensors(folder / WEIGHTS, made.tensors)
     write_file(folder / CONFIG, json.dumps(config, indent=1))

@@ -95,7 +95,7 @@ def dense(checkpoint: Checkpoint) -> list[Dense]:
             raise fields.refusal(
                 "activation_function", f"is {quoted(named)}: known are {', '.join(ACTIVATIONS)}"
             )
-        tensors = safetensors.read(folder)
+        tensors = safetensors.read_safetensors(folder)
         shape, bias = (fields.integer("out_features"), size), fields.flag("bias", True)
         wanted = {"linear.weight": shape} | ({"linear.bias": shape[:1]} if bias else {})
         if {name: packed.shape for name, packed in tensors.items()} != wanted:

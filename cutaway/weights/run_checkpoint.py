@@ -38,7 +38,7 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / STATE).is_file() and (folder / WEIGHTS).is_file()
 
 
-def read(folder: Path, read_model: Read, tokenizer_of: Words) -> Checkpoint:
+def read_run(folder: Path, read_model: Read, tokenizer_of: Words) -> Checkpoint:
     """The checkpoint's model. UserError where the run's config is missing or does not fit it.
 
     ``read_model`` reads the base of a fine-tuning run, ``tokenizer_of`` a folder's tokenizer.
@@ -47,9 +47,9 @@ def read(folder: Path, read_model: Read, tokenizer_of: Words) -> Checkpoint:
     data = yaml_files.parsed(run / RUN)
     if not isinstance(data.get("model"), dict):
         raise UserError(f"{run / RUN}: names no model, so its checkpoint {folder.name} cannot be read")
-    stored = safetensors.read(folder / WEIGHTS)
+    stored = safetensors.read_safetensors(folder / WEIGHTS)
     if (folder / AVERAGED).is_file():
-        stored = {**stored, **safetensors.read(folder / AVERAGED)}
+        stored = {**stored, **safetensors.read_safetensors(folder / AVERAGED)}
     pretrained = isinstance(data.get("data"), dict) and "sources" in data["data"]
     base = None if pretrained else read_model(store.resolve(str(data.get("base", BASE)), pull=False))
     if base is not None and data.get("adapter") is not None:

@@ -64,7 +64,7 @@ _KINDS: dict[type, str] = {
 Parsed = TypeVar("Parsed", str, dict)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Packed]:
     """The tensors of a .safetensors file, an index of shards, or a folder of either; mapped, not copied.
 
     Integer, boolean and eight-bit float tensors are carried under their type's name; readers of numbers
@@ -86,7 +86,7 @@ def read_shaped(
 
     UserError if it is missing, or has another shape or type; tensors of other names are left out.
     """
-    found = read(path)
+    found = read_safetensors(path)
     for name, wanted in shapes.items():
         tensor = found.get(name)
         if tensor is None:
@@ -115,7 +115,7 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return found
 
 
-def write(
+def write_safetensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Packed | Later | tuple[str, tuple[int, ...], np.ndarray]],
     metadata: Mapping[str, object] | None = None,

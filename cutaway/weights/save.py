@@ -44,7 +44,7 @@ class Saved:
     notes: tuple[str, ...]
 
 
-def write(
+def write_checkpoint(
     target: str | Path,
     checkpoint: Checkpoint,
     format: str | None = None,
@@ -67,9 +67,11 @@ def write(
     type = None if type is None else formats.type_named(type, FORMATS[format], f"{format} is not written as")
     check_free(target, format, force)
     if format == "gguf":
-        family, types, notes = save_gguf.write(target, checkpoint, type, file_type, force, progress)
+        family, types, notes = save_gguf.write_gguf_model(
+            target, checkpoint, type, file_type, force, progress
+        )
         return Saved(target, format, family, types, target.stat().st_size, counted(notes))
-    family, types, notes = save_folder.write(target, checkpoint, type, force, progress)
+    family, types, notes = save_folder.write_folder(target, checkpoint, type, force, progress)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     return Saved(target, format if family else "cutaway", family, types, nbytes, counted(notes))
 

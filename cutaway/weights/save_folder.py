@@ -17,7 +17,7 @@ from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.family_match import described, folded
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import CONFIG, SAMPLING, read
+from cutaway.weights.load import CONFIG, SAMPLING, read_checkpoint
 from cutaway.weights.named_tensors import WHOLE, Tensors
 from cutaway.weights.retype import Rounding, retyped, types, with_progress
 
@@ -38,7 +38,7 @@ _WHOLE_TOKENIZERS = ("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "m
 _ROLES = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 
 
-def write(
+def write_folder(
     target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress
 ) -> tuple[str | None, dict[str, int], Counter[str]]:
     """Writes the folder: the family's name, None for a Cutaway folder; tensors by type; notes."""
@@ -74,7 +74,7 @@ def write(
     theirs = Tensors({name: theirs.later(name) for name in theirs} | head) if head else theirs
     with atomic_folder(target, force=force) as folder:
         # Transformers asks for this entry in every file it opens.
-        safetensors.write(
+        safetensors.write_safetensors(
             folder / "model.safetensors", with_progress(theirs, target, progress), {"format": "pt"}, SHARD
         )
         if family is not None:
@@ -93,7 +93,7 @@ def write(
 def _check_as_read(checkpoint: Checkpoint) -> None:
     """UserError for a classifier that its folder's config.json does not describe any more."""
     path = checkpoint.path
-    if not (path / "config.json").is_file() or read(path).config != checkpoint.config:
+    if not (path / "config.json").is_file() or read_checkpoint(path).config != checkpoint.config:
         raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
 
 

@@ -31,7 +31,7 @@ from cutaway.weights.retype import FILE_TYPES, Rounding, fitting, makes_logits, 
 TYPED = ("bert", "nomic-bert", "jina-bert-v3")
 
 
-def write(
+def write_gguf_model(
     target: Path,
     checkpoint: Checkpoint,
     type: str | None,

@@ -57,7 +57,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
 
 
-def read(path: str | Path) -> Any:
+def read_torch_zip(path: str | Path) -> Any:
     """The object of a file, made of dicts, lists, tuples, texts, numbers and float arrays."""
     path = Path(path)
     with read_errors(path), path.open("rb") as file:

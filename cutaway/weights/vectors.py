@@ -45,7 +45,7 @@ def is_vectors(path: Path) -> bool:
     return True
 
 
-def read(path: Path, format: Format | None = None) -> Vectors:
+def read_vectors(path: Path, format: Format | None = None) -> Vectors:
     """The vectors in a file; its format is found by looking unless given. UserError if damaged."""
     if not path.is_file():
         raise UserError(f"{path} is not a file of word vectors")
@@ -53,7 +53,7 @@ def read(path: Path, format: Format | None = None) -> Vectors:
         return _READERS[format or _format(path, file)](path, file)
 
 
-def write(path: Path, vectors: Vectors, format: Format | None = None, *, force: bool = True) -> None:
+def write_vectors(path: Path, vectors: Vectors, format: Format | None = None, *, force: bool = True) -> None:
     """Write vectors, complete or not at all.
 
     The format is the ending's: .safetensors, .bin, .vec or .w2v, and GloVe's text for any other. UserError if
@@ -203,7 +203,7 @@ def _write_safetensors(path: Path, vectors: Vectors, force: bool) -> None:
         tensors["grams"] = formats.pack(np.ascontiguousarray(vectors.grams, np.float32), "F32")
         about["subwords"] = json.dumps({"least": parts.least, "most": parts.most, "buckets": parts.buckets})
         about |= _texts("used", parts.used.tolist())
-    safetensors.write(path, tensors, about, force=force)
+    safetensors.write_safetensors(path, tensors, about, force=force)
 
 
 def _texts(name: str, items: list) -> dict[str, str]:
@@ -231,7 +231,7 @@ def _pieces(about: dict[str, str], name: str) -> Iterator[str]:
 
 
 def _read_safetensors(path: Path, file: IO[bytes]) -> Vectors:
-    tensors, about = safetensors.read(path), safetensors.metadata(path)
+    tensors, about = safetensors.read_safetensors(path), safetensors.metadata(path)
     if "table" not in tensors or len(tensors["table"].shape) != 2:
         raise UserError(f"{path}: has no tensor `table` of two axes, so these are not word vectors")
     words = _list(path, about, "words", str)

@@ -52,7 +52,7 @@ def main() -> int:
             root = Path(folder)
             model.save_pretrained(root / "base")
             try:
-                base = load.read(root / "base")
+                base = load.read_checkpoint(root / "base")
             except UserError as problem:
                 print(f"{case}: the base is refused: {problem}", flush=True)
                 continue

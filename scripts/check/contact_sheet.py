@@ -91,7 +91,7 @@ def evaluation(file: Path) -> None:
 
     difference = {task: {"acc": {"value": 0.05, "interval": [-0.02, 0.12]}} for task in figures(0)}
     other = {"model": "runs/talk", "tasks": figures(0.05), "difference": difference}
-    files.write(
+    files.write_file(
         file, evaluations.evaluation({"model": "smollm2", "tasks": figures(0), "against": other}).html()
     )
 
@@ -110,7 +110,7 @@ def arena(file: Path) -> None:
         "changed_with_order": 7,
         "answers": {name: ["An answer."] for name in ratings},
     }
-    files.write(file, evaluations.arena(document).html())
+    files.write_file(file, evaluations.arena(document).html())
 
 
 def comparison(file: Path) -> None:
@@ -126,7 +126,7 @@ def scale(file: Path) -> None:
     """The laws of a ladder of made-up losses."""
     points = ladder(1e-2)
     law = scaling.fit(points, draws=50)
-    found = scaling.document(scaling.read("small"), points, points[-1:], law, None)
+    found = scaling.document(scaling.read_ladder("small"), points, points[-1:], law, None)
     scaling.save(found, law, file.parent)
     (file.parent / "report.html").replace(file)
 
@@ -156,13 +156,13 @@ def card(file: Path) -> None:
             }
             for task, right in {"hellaswag": 5, "gsm8k": 2 + 9 * shift}.items()
         }
-        files.write(opened.stage(stage) / verbs.RESULTS, json.dumps({"tasks": tasks}))
+        files.write_file(opened.stage(stage) / verbs.RESULTS, json.dumps({"tasks": tasks}))
         items = [
             {"task": task, "item": n, "acc": int(n < 20 * of["acc"])}
             for task, of in tasks.items()
             for n in range(20)
         ]
-        files.write(opened.stage(stage) / verbs.ITEMS, "".join(json.dumps(one) + "\n" for one in items))
+        files.write_file(opened.stage(stage) / verbs.ITEMS, "".join(json.dumps(one) + "\n" for one in items))
     write_card(opened)
     shutil.copyfile(opened.path / "card.html", file)
 
@@ -249,7 +249,7 @@ PAGES: dict[str, Callable[[Path], Any]] = {  # by the verb that writes it
     "study": study,
     "eval": evaluation,
     "arena": arena,
-    "every chart": lambda file: files.write(file, report.html("Every chart", PARTS)),
+    "every chart": lambda file: files.write_file(file, report.html("Every chart", PARTS)),
 }
 
 

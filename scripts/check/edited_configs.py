@@ -156,10 +156,10 @@ def unread(base: Config, config: Config, folder: Path, why: Exception) -> tuple[
         collection.made(base, folder)
     except Exception:  # a case of tests/parity/tiny.py that its config alone does not make again
         return "no base", ""
-    plain = load.read(folder).config
+    plain = load.read_checkpoint(folder).config
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     try:
-        found = load.read(folder).config
+        found = load.read_checkpoint(folder).config
     except UserError as error:
         return "both refuse", str(error)
     first = str(why).splitlines()[0][:150] if str(why) else type(why).__name__

@@ -177,7 +177,7 @@ def speed(on: str, small: bool) -> Rows:
     """Tokens a second of presets, and what part of matrix products' own speed that is."""
     rows: Rows = []
     for name in ("nano",) if small else ("10m", "100m"):
-        given = config.read(name)
+        given = config.read_run_config(name)
         vocab = given.model.vocab or 512 if small else 32_768
         given = replace(given, model=replace(given.model, vocab=vocab), device=on, precision="bfloat16")
         for compiles in ("never",) if small else ("never", "always"):

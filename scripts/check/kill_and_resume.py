@@ -81,7 +81,7 @@ def _prepared(home: Path, method: str, steps: int) -> list[str]:
     every = config.Intervals(save=3, evaluate=10, sample=0, keep_checkpoints=2)
     if method == "pretrain":
         tiny = run(folder_of_text(home / "texts"), model=model(0), ema=0.99, steps=steps, intervals=every)
-        (home / "tiny.yaml").write_text(config.write(tiny))
+        (home / "tiny.yaml").write_text(config.run_config_text(tiny))
         return ["pretrain", "tiny.yaml", "--resume"]
     if method == "compare":
         words = f"compare --attention mha,linear --task copying --width 16 --steps {steps} --seeds 2"

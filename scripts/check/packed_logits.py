@@ -110,7 +110,7 @@ def main(sources: list[str]) -> None:
     if not sources:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "smollm2-q4_k.gguf"
-            save.write(made, quantized(cutaway.load("smollm2").checkpoint, "Q4_K").checkpoint)
+            save.write_checkpoint(made, quantized(cutaway.load("smollm2").checkpoint, "Q4_K").checkpoint)
             check(made)
 
 

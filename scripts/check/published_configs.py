@@ -28,7 +28,7 @@ def verdict(entry: Entry) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         if entry.refused is not None:
             Path(folder, "config.json").write_text(json.dumps(config), "utf-8")
-            return Verdict(refused=described.read(Path(folder)).refused)
+            return Verdict(refused=described.read_description(Path(folder)).refused)
         return collection.judged(config, Path(folder) / "model")
 
 

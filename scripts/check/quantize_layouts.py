@@ -90,11 +90,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, make in MODELS.items():
             checkpoint, source, matrix = make(), Path(folder) / "model.gguf", Path(folder) / "imatrix.gguf"
-            save.write(source, checkpoint, "gguf", force=True)
+            save.write_checkpoint(source, checkpoint, "gguf", force=True)
             sums = {
                 each: (np.ones(checkpoint.tensors.later(each).shape[-1]), 1) for each in checkpoint.tensors
             }
-            imatrix.write(matrix, checkpoint, sums, "ones", 512, force=True)
+            imatrix.write_imatrix(matrix, checkpoint, sums, "ones", 512, force=True)
             for mix in mixes.KINDS:
                 for calibrated in (False, True):
                     expected = theirs(llama, source, mix, matrix if calibrated else None)

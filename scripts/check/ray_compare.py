@@ -25,7 +25,7 @@ def main() -> None:
         ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
         for name, how in {"alone": {}, "processes": {"workers": 2}, "Ray": {"ray": True}}.items():
             folder = Path(home) / name
-            results = sweep.run(made, folder, lambda what: None, **how)
+            results = sweep.run_sweep(made, folder, lambda what: None, **how)
             found[name] = table(report.save(made, results, folder))
             print(name, "is done", flush=True)
         print((folder / "report.md").read_text())

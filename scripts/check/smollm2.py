@@ -33,7 +33,7 @@ def continued(engine: PyTorchEngine, ids: list[int]) -> tuple[list[int], list[fl
 
 
 def main() -> int:
-    checkpoint = load.read(smollm2.gguf_file())
+    checkpoint = load.read_checkpoint(smollm2.gguf_file())
     tokenizer, engine, judge = (
         checkpoint.tokenizer,
         PyTorchEngine(decoder(checkpoint)),

@@ -111,7 +111,7 @@ def tiny_llama() -> tuple[Any, Any, Task]:
     with tempfile.TemporaryDirectory() as folder:
         hf = tiny.model("llama")
         hf.save_pretrained(folder)
-        model = decoder(load.read(Path(folder)), "float32").double()
+        model = decoder(load.read_checkpoint(Path(folder)), "float32").double()
     return Subject.of(model, Words()), hf, TASK
 
 

@@ -23,7 +23,7 @@ def main(cases: list[str]) -> int:
             model = wrappers.model(case)
             model.save_pretrained(folder)
             caught.clear()
-            checkpoint = load.read(folder)
+            checkpoint = load.read_checkpoint(folder)
             far = float((tiny.ours(checkpoint) - wrappers.logits(model)).abs().max())
         warned = any("leaves out" in str(each.message) for each in caught)
         good = warned and far > EXACT if case in SCALED else not warned and far < EXACT

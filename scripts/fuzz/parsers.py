@@ -85,7 +85,7 @@ def read_gguf(path: Path) -> None:
 def read_safetensors(path: Path) -> None:
     """Both halves of the header, and every tensor's bytes."""
     safetensors.metadata(path)
-    for tensor in safetensors.read(path).values():
+    for tensor in safetensors.read_safetensors(path).values():
         tensor.data.sum()
 
 
@@ -99,7 +99,7 @@ def read_tokenizer(path: Path) -> None:
 
 def read_vectors(path: Path) -> None:
     """Vectors that are read are finite, a row a word."""
-    found = vectors.read(path)
+    found = vectors.read_vectors(path)
     assert len(found.words) == len(found.table)
     assert np.isfinite(found.table).all()
 
@@ -200,7 +200,7 @@ def seeds(target: str) -> list[bytes]:
         with tempfile.TemporaryDirectory() as folder:
             model, made = Path(folder) / "model.gguf", Path(folder) / "seed.cutaway"
             model.write_bytes(b"GGUF")
-            bundle.write(made, "smollm2", model, "# A card", system="x", tools=["calculator"])
+            bundle.write_bundle(made, "smollm2", model, "# A card", system="x", tools=["calculator"])
             return [made.read_bytes()]
     if target == "calls":
         return [bytes([n]) + text.encode() for n, text in enumerate(ANSWERS)]
@@ -251,7 +251,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "calls": lambda: read_calls,
     "template": lambda: render,
     "http": lambda: read_body,
-    "yaml": lambda: of_file("config.yaml", lambda path: config.read(str(path))),
+    "yaml": lambda: of_file("config.yaml", lambda path: config.read_run_config(str(path))),
 }
 
 

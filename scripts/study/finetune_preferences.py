@@ -34,7 +34,7 @@ from cutaway.evaluate.exact import proportion
 from cutaway.evaluate.perplexity import WINDOW, scores, surprises, windows
 from cutaway.evaluate.statistics import mean, student
 from cutaway.lm import LanguageModel
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.train import curve, examples
 
 BASE = "smollm2"
@@ -152,7 +152,7 @@ def main() -> None:
             own = measured(folder / MEASURED, base, held_out, asked.prose, folder)
             found[name].append({**own, "seconds": seconds})
     asked.results.mkdir(parents=True, exist_ok=True)
-    write(asked.results / "preferences.md", page(before, found, held_out, asked))
+    write_file(asked.results / "preferences.md", page(before, found, held_out, asked))
     with (asked.results / "preferences.csv").open("w", newline="") as out:
         rows = csv.writer(out)
         rows.writerow(("arm", "seed", "likelier", "raised", "sums", "calls", "perplexity", "seconds"))
@@ -183,7 +183,7 @@ def trained(
         else {"prompt": one.prompt, "chosen": one.chosen, "rejected": one.rejected}
         for one, flip in zip(pairs, flipped, strict=True)
     ]
-    write(data, "\n".join(map(json.dumps, lines)))
+    write_file(data, "\n".join(map(json.dumps, lines)))
     resume = ["--resume"] if (folder / "run.yaml").is_file() else []
     command = [sys.executable, "-m", "cutaway", "finetune", method, "--model", BASE, "--data", str(data)]
     command += ["--output", str(folder), f"--seed={seed}", f"--steps={steps}", "--intervals.log=1"]
@@ -222,7 +222,7 @@ def measured(
         "answers": [made.text for made in answers],
         "surprises": np.concatenate(parts).tolist(),
     }
-    write(path, json.dumps(found))
+    write_file(path, json.dumps(found))
     return found
 
 

@@ -11,7 +11,7 @@ from cutaway.page import bundle
 from tests import inputs
 
 Opened = Callable[..., Any]
-TOURS = json.loads(bundle.read("app/tours.json"))
+TOURS = json.loads(bundle.read_asset("app/tours.json"))
 OTHERS = {  # steps that no control of one label does
     "names": lambda tab: (
         tab.get_by_label("Sentence").fill("Ask Ada"),

@@ -192,9 +192,9 @@ def test_config_round_trips() -> None:
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     model = _model(torch.float32)
     tensors = {name: formats.pack(weight.numpy(), "F32") for name, weight in model.state_dict().items()}
-    saved = save.write(tmp_path / "hybrid", Checkpoint(CONFIG, Tensors(tensors), None, tmp_path))
+    saved = save.write_checkpoint(tmp_path / "hybrid", Checkpoint(CONFIG, Tensors(tensors), None, tmp_path))
     assert saved.format == "cutaway"
-    checkpoint = load.read(tmp_path / "hybrid")
+    checkpoint = load.read_checkpoint(tmp_path / "hybrid")
     assert checkpoint.config == CONFIG
     ids, pos = _text(2, LENGTH)
     assert torch.equal(filled(checkpoint)(ids, pos), model(ids, pos))

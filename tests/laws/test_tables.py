@@ -99,8 +99,8 @@ def test_config_and_weights_come_back(kind: str, tied: bool, tmp_path: Any) -> N
     assert from_dict(to_dict(made.config)) == made.config
     packed = {name: formats.pack(one.detach().numpy(), "F32") for name, one in made.named_parameters()}
     assert {name: tuple(one.shape) for name, one in made.named_parameters()} == made.config.weights()
-    save.write(tmp_path / "model", Checkpoint(made.config, Tensors(packed), None, tmp_path))
-    back = load.read(tmp_path / "model")
+    save.write_checkpoint(tmp_path / "model", Checkpoint(made.config, Tensors(packed), None, tmp_path))
+    back = load.read_checkpoint(tmp_path / "model")
     assert back.config == made.config
     torch.testing.assert_close(filled(back, "float32", "cpu")(IDS, POS), made(IDS, POS))
 

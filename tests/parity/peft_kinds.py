@@ -343,7 +343,7 @@ def merged_alike(checkpoint: load.Checkpoint, wrapped: Any, folder: Path) -> boo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.merge_and_unload().save_pretrained(folder / "merged")
-    merged = load.read(folder / "merged").tensors
+    merged = load.read_checkpoint(folder / "merged").tensors
     return all(
         np.abs(formats.unpack(merged[name]) - formats.unpack(checkpoint.tensors[name])).max() < EXACT
         for name in merged
@@ -361,7 +361,7 @@ def reading(case: str, base: load.Checkpoint, kind: str, seed: int, root: Path) 
     except Exception as problem:  # whatever PEFT raises for what it cannot do
         return Found("none", f"{type(problem).__name__}: {problem}")
     try:
-        tuned = adapters.joined(base, adapters.read(folder, base))
+        tuned = adapters.joined(base, adapters.read_adapter(folder, base))
         ours(case, tuned)
     except UserError as problem:
         return Found("refused", str(problem))
@@ -466,8 +466,8 @@ def writing(case: str, base: load.Checkpoint, kind: str, seed: int, root: Path) 
             return in_the_runtime(base, changes)
         if kind == "gguf":
             return in_llama_cpp(base, changes, root)
-        adapters.write(folder, changes, base, "base")
-        again = adapters.joined(base, adapters.read(folder, base))
+        adapters.write_adapter(folder, changes, base, "base")
+        again = adapters.joined(base, adapters.read_adapter(folder, base))
     except UserError as problem:
         return Found("refused", str(problem))
     except Exception as problem:  # no writer may raise another
@@ -495,14 +495,14 @@ def in_the_runtime(base: load.Checkpoint, changes: dict[str, Any]) -> Found:
 
 def in_llama_cpp(base: load.Checkpoint, changes: dict[str, Any], root: Path) -> Found:
     """llama.cpp's scores with the adapter's file beside the base's; and the file read back."""
-    save.write(root / "base.gguf", tiny.worded(base), force=True)
-    packed = load.read(root / "base.gguf")
-    gguf_adapters.write(root / "talk.gguf", changes, base, force=True)
+    save.write_checkpoint(root / "base.gguf", tiny.worded(base), force=True)
+    packed = load.read_checkpoint(root / "base.gguf")
+    gguf_adapters.write_gguf_adapter(root / "talk.gguf", changes, base, force=True)
     found = [
         torch.log_softmax(tiny.ours(each)[0, -1].double(), dim=-1).numpy()
         for each in (
             adapters.joined(base, changes),
-            adapters.joined(packed, adapters.read(root / "talk.gguf", packed)),
+            adapters.joined(packed, adapters.read_adapter(root / "talk.gguf", packed)),
         )
     ]
     ids = tiny.IDS[0].tolist()

@@ -272,7 +272,9 @@ def writes(family: str, work: Path) -> bool:
     """Whether some case of a family is written as GGUF, though by the names of another."""
     for base in bases(every=True)[family]:
         with suppress(UserError):
-            save.write(work / "written.gguf", checkpoint_of(family, read(base.data)[1], 0), force=True)
+            save.write_checkpoint(
+                work / "written.gguf", checkpoint_of(family, read(base.data)[1], 0), force=True
+            )
             return True
     return False
 
@@ -299,7 +301,9 @@ def together(family: str, work: Path, seed: int = 0, most: int = 3) -> Case | No
                 suppress(UserError),
                 patch.object(family_match, "_candidates", lambda _: [family_registry.get(family)]),
             ):
-                save.write(work / "together.gguf", checkpoint_of(family, case.config, seed), force=True)
+                save.write_checkpoint(
+                    work / "together.gguf", checkpoint_of(family, case.config, seed), force=True
+                )
                 return case
     return None
 
@@ -322,7 +326,7 @@ def _outcome(case: Case, work: Path, seed: int) -> Outcome:
     target = work / "model.gguf"
     target.unlink(missing_ok=True)
     try:
-        save.write(target, checkpoint)
+        save.write_checkpoint(target, checkpoint)
     except UserError as problem:
         return Outcome("refused", str(problem).partition("GGUF: ")[2])
     ids = np.random.default_rng(1).integers(2, VOCAB, LENGTH).tolist()

@@ -114,9 +114,9 @@ def base(request: pytest.FixtureRequest, folder: Folder, tmp_path: Path) -> load
     """The case's model, read."""
     case = request.getfixturevalue("case")
     if case in tiny.CASES:
-        return load.read(folder(case))
+        return load.read_checkpoint(folder(case))
     peft_kinds.model(case).save_pretrained(tmp_path / "base")
-    return load.read(tmp_path / "base")
+    return load.read_checkpoint(tmp_path / "base")
 
 
 @pytest.mark.parametrize(("kind", "case"), READ)
@@ -137,7 +137,7 @@ def test_peft_opens_what_is_written_for_a_mixture_without_experts(
     name, own = tiny.CASES[case]
     monkeypatch.setitem(tiny.CASES, "dense", (name, own | {"mlp_only_layers": [0, 1]}))
     tiny.model("dense").save_pretrained(tmp_path / "base")
-    base = load.read(tmp_path / "base")
+    base = load.read_checkpoint(tmp_path / "base")
     assert peft_kinds.writing("dense", base, "all", 5, tmp_path).word == "equal"
 
 
@@ -157,14 +157,14 @@ def test_pefts_converted_families_are_known() -> None:
 def test_half_of_a_tied_change_is_refused(
     case: str, without: str, why: str, folder: Folder, tmp_path: Path
 ) -> None:
-    model, base = tiny.model(case), load.read(folder(case))
+    model, base = tiny.model(case), load.read_checkpoint(folder(case))
     tied = {"target_modules": ["lm_head"], "alpha_pattern": {"lm_head": 9}, "ensure_weight_tying": True}
     config = peft_kinds.low_rank(model, random.Random(1), **tied)
     peft_kinds.peft.get_peft_model(copy.deepcopy(model), config).save_pretrained(tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     save_file({name: one for name, one in load_file(path).items() if without not in name}, path)
     with pytest.raises(UserError, match=f"ensure_weight_tying is true.*{why}"):
-        adapters.read(tmp_path, base)
+        adapters.read_adapter(tmp_path, base)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_what_is_not_computed_is_refused(
 def test_matrices_have_the_names_of_transformers_parameters(case: str, folder: Folder) -> None:
     """Else PEFT leaves out what is written for them, with a warning."""
     own = {name: tuple(weight.shape) for name, weight in tiny.model(case).named_parameters()}
-    checkpoint = load.read(folder(case))
+    checkpoint = load.read_checkpoint(folder(case))
     for bound in layout.modules(family_registry.get(checkpoint.family or ""), checkpoint.config):
         if len(bound.place.shapes[0]) == 2 and ".conv" not in bound.ours[0]:
             assert own.get(bound.theirs) == bound.how.shape(bound.place), bound.theirs
@@ -230,20 +230,22 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
     case: str, name: str, folder: Folder, tmp_path: Path
 ):
     """DeepSeek's latents pass by llama.cpp's adapters; Falcon-H1's multipliers are in its file's matrices."""
-    base = load.read(folder(case))
+    base = load.read_checkpoint(folder(case))
     rows, columns = base.config.weights()[name]
     pair: Any = LowRank(np.ones((1, columns), np.float32), np.ones((rows, 1), np.float32), 1.0)
     with pytest.raises(UserError, match="write base and adapter as one model"):
-        gguf_adapters.write(tmp_path / "talk.gguf", {name: pair}, base)
+        gguf_adapters.write_gguf_adapter(tmp_path / "talk.gguf", {name: pair}, base)
 
 
 @pytest.mark.parametrize("case", ["gpt_neox-1", "mixtral"])
 def test_the_merged_model_is_pefts(case: str, folder: Folder, tmp_path: Path) -> None:
     """What `cutaway merge` writes, opened by transformers."""
-    base = load.read(folder(case))
+    base = load.read_checkpoint(folder(case))
     peft_kinds.made(tiny.model(case), "lora", 5, tmp_path / "adapter")
     expected = tiny.theirs(peft_kinds.opened(tiny.model(case), tmp_path / "adapter"))
-    save.write(tmp_path / "merged", adapters.joined(base, adapters.read(tmp_path / "adapter", base)))
+    save.write_checkpoint(
+        tmp_path / "merged", adapters.joined(base, adapters.read_adapter(tmp_path / "adapter", base))
+    )
     assert float((tiny.reopened(tmp_path / "merged") - expected).abs().max()) < 1e-4
     assert not isinstance(base.config, Encoder)
 
@@ -252,5 +254,5 @@ def test_a_table_of_tasks_is_written_as_an_embeddings_change(tmp_path: Path) -> 
     """ERNIE's task embeddings, which were written as a matrix's: PEFT left them at their start."""
     model = peft_kinds.model("ernie-2")
     model.save_pretrained(tmp_path / "base")
-    found = peft_kinds.writing("ernie-2", load.read(tmp_path / "base"), "reached", 1, tmp_path)
+    found = peft_kinds.writing("ernie-2", load.read_checkpoint(tmp_path / "base"), "reached", 1, tmp_path)
     assert found.word == "equal", found.why

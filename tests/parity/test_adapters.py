@@ -69,8 +69,8 @@ def made(case: str, kind: str, folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_peft_adapters_give_pefts_logits(case: str, kind: str, folder: Folder, tmp_path: Path) -> None:
     expected = made(case, kind, tmp_path / "adapter")
-    base = load.read(folder(case))
-    changed = adapters.joined(base, adapters.read(tmp_path / "adapter", base))
+    base = load.read_checkpoint(folder(case))
+    changed = adapters.joined(base, adapters.read_adapter(tmp_path / "adapter", base))
     assert float((tiny.ours(changed) - expected).abs().max()) < EXACT
     assert float((tiny.ours(base) - expected).abs().max()) > 1e-2
 
@@ -87,7 +87,7 @@ def test_trained_adapters_are_read_by_peft(case: str, config: Any, folder: Folde
             else ("query", "key", "value", "out", "up")
         )
         config = type(config)(targets=targets)
-    base = load.read(folder(case))
+    base = load.read_checkpoint(folder(case))
     model = build.decoder(base)
     plain = model(tiny.IDS, torch.arange(40).expand(2, 40))
     config.attach(model)
@@ -103,8 +103,8 @@ def test_trained_adapters_are_read_by_peft(case: str, config: Any, folder: Folde
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
         trained = model(tiny.IDS, pos)
-    adapters.write(tmp_path / "adapter", config.changes(model), base, "base")
-    reread = adapters.joined(base, adapters.read(tmp_path / "adapter", base))
+    adapters.write_adapter(tmp_path / "adapter", config.changes(model), base, "base")
+    reread = adapters.joined(base, adapters.read_adapter(tmp_path / "adapter", base))
     assert float((tiny.ours(reread) - trained).abs().max()) < EXACT
     theirs = peft.PeftModel.from_pretrained(copy.deepcopy(tiny.model(case)), tmp_path / "adapter").eval()
     assert float((tiny.theirs(theirs) - trained).abs().max()) < EXACT
@@ -114,8 +114,8 @@ def test_gradients_are_pefts(folder: Folder, tmp_path: Path) -> None:
     """LoRA's and DoRA's: the norm of DoRA's rows is a constant in the backward pass."""
     for kind, config in (("lora", lora.Config(3, 7.0)), ("dora", dora.Config(3, 5.0))):
         made("llama", kind, tmp_path / kind)
-        base = load.read(folder("llama"))
-        read = adapters.read(tmp_path / kind, base)
+        base = load.read_checkpoint(folder("llama"))
+        read = adapters.read_adapter(tmp_path / kind, base)
         model = build.decoder(base)
         config.attach(model)
         for name, module in model.named_modules():
@@ -163,10 +163,10 @@ def test_an_adapter_of_a_tied_head_leaves_the_table(
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight) * 0.2)
     model.save_pretrained(tmp_path / "adapter")
-    expected, base = tiny.theirs(model), load.read(folder(case))
-    tuned = adapters.joined(base, adapters.read(tmp_path / "adapter", base))
+    expected, base = tiny.theirs(model), load.read_checkpoint(folder(case))
+    tuned = adapters.joined(base, adapters.read_adapter(tmp_path / "adapter", base))
     assert float((tiny.ours(tuned) - expected).abs().max()) < EXACT
-    save.write(tmp_path / "merged", tuned, "safetensors")
+    save.write_checkpoint(tmp_path / "merged", tuned, "safetensors")
     assert float((tiny.reopened(tmp_path / "merged") - expected).abs().max()) < EXACT
     assert float((tiny.ours(base) - expected).abs().max()) > 1e-2
 
@@ -174,8 +174,8 @@ def test_an_adapter_of_a_tied_head_leaves_the_table(
 def test_an_extended_context_is_written_for_peft(folder: Folder, tmp_path: Path) -> None:
     """PEFT knows no such entry: it says that it leaves it out, and reads the rest."""
     made("llama", "lora", tmp_path / "theirs")
-    base = load.read(folder("llama"))
-    changes: Any = adapters.read(tmp_path / "theirs", base)
+    base = load.read_checkpoint(folder("llama"))
+    changes: Any = adapters.read_adapter(tmp_path / "theirs", base)
     (tmp_path / "ours").mkdir()
     adapters.save(tmp_path / "ours", changes, base, "base", ContextExtension("linear", 2.0))
     with pytest.warns(UserWarning, match="context_extension"):
@@ -241,27 +241,27 @@ def test_what_is_not_read_is_refused(
     path = tmp_path / "adapter" / adapters.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(UserError, match=match):
-        adapters.read(tmp_path / "adapter", load.read(folder("llama")))
+        adapters.read_adapter(tmp_path / "adapter", load.read_checkpoint(folder("llama")))
 
 
 def test_a_key_that_peft_does_not_have_is_warned_of(folder: Folder, tmp_path: Path) -> None:
     made("llama", "lora", tmp_path / "adapter")
-    base = load.read(folder("llama"))
+    base = load.read_checkpoint(folder("llama"))
     path = tmp_path / "adapter" / adapters.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"a_future_key": 1, "another": None}))
     with pytest.warns(UserWarning, match="left out: 'a_future_key'$"):
-        adapters.read(tmp_path / "adapter", base)
+        adapters.read_adapter(tmp_path / "adapter", base)
 
 
 def test_an_adapter_of_another_model_is_refused(folder: Folder, tmp_path: Path) -> None:
     made("llama", "lora", tmp_path / "adapter")
     with pytest.raises(UserError, match=r"does not fit|no such matrix"):
-        adapters.read(tmp_path / "adapter", load.read(folder("llama-mha")))
-    tensors = safetensors.read(tmp_path / "adapter" / peft_names.WEIGHTS)
+        adapters.read_adapter(tmp_path / "adapter", load.read_checkpoint(folder("llama-mha")))
+    tensors = safetensors.read_safetensors(tmp_path / "adapter" / peft_names.WEIGHTS)
     tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = next(iter(tensors.values()))
-    safetensors.write(tmp_path / "adapter" / peft_names.WEIGHTS, tensors)
+    safetensors.write_safetensors(tmp_path / "adapter" / peft_names.WEIGHTS, tensors)
     with pytest.raises(UserError, match=r"layers\.9"):
-        adapters.read(tmp_path / "adapter", load.read(folder("llama")))
+        adapters.read_adapter(tmp_path / "adapter", load.read_checkpoint(folder("llama")))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -79,7 +79,7 @@ def test_logits_are_transformers_and_the_head_is_kept(case: str, tmp_path: Path)
     exact = torch.from_numpy(expected).softmax(-1).numpy()
     assert np.abs(found.scores - exact).max() < 1e-5
     assert found.best == [found.labels[n] for n in expected.argmax(1)]
-    save.write(tmp_path / "again", load.read(tmp_path / "model"))
+    save.write_checkpoint(tmp_path / "again", load.read_checkpoint(tmp_path / "model"))
     opened, info = type(model).from_pretrained(
         tmp_path / "again", attn_implementation="eager", output_loading_info=True
     )
@@ -112,7 +112,7 @@ def test_a_decoder_with_labels_writes_no_text_and_no_gguf(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="is a LlamaForSequenceClassification: it gives texts labels"):
         lm.generate([3, 4])
     with pytest.raises(UserError, match="has no head that scores tokens"):
-        save.write(tmp_path / "model.gguf", lm.checkpoint)
+        save.write_checkpoint(tmp_path / "model.gguf", lm.checkpoint)
 
 
 WORDS = [

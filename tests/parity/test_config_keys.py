@@ -132,13 +132,13 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, folder: Folder, 
     model = tmp_path / "model"
     shutil.copytree(folder(case), model)
     base = json.loads((model / "config.json").read_text())
-    plain = load.read(model)
+    plain = load.read_checkpoint(model)
     expected, read, known = tiny.ours(plain), 0, {}
     for change in changes(base):
         data = {key: value for key, value in (base | change).items() if value is not ...}
         (model / "config.json").write_text(json.dumps(data))
         try:
-            found = load.read(model)
+            found = load.read_checkpoint(model)
             logits = expected if found.config == plain.config else tiny.ours(found)
         except UserError:
             continue
@@ -158,11 +158,11 @@ def test_a_key_that_no_such_model_reads_is_warned_of_and_strictly_refused(
     model = tmp_path / "model"
     shutil.copytree(folder("qwen3"), model)
     base = json.loads((model / "config.json").read_text())
-    plain = load.read(model, strict=True)
+    plain = load.read_checkpoint(model, strict=True)
 
     def read(strict: bool = False, **own: object) -> Any:
         (model / "config.json").write_text(json.dumps(base | own))
-        return load.read(model, strict)
+        return load.read_checkpoint(model, strict)
 
     for own in (
         {"use_mrope": False},
@@ -212,4 +212,4 @@ def test_a_model_of_no_family_is_named_for_what_it_is(
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | own))
     with pytest.raises(UserError, match=why):
-        load.read(tmp_path / "model")
+        load.read_checkpoint(tmp_path / "model")

@@ -120,13 +120,13 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
-    checkpoint, expected = load.read(saved), theirs(made(case))
+    checkpoint, expected = load.read_checkpoint(saved), theirs(made(case))
     assert checkpoint.family == case.rpartition("-")[0]
     assert (ours(checkpoint) - expected).abs().max() < EXACT
-    written = save.write(tmp_path / "ours", checkpoint)
+    written = save.write_checkpoint(tmp_path / "ours", checkpoint)
     assert written.family == checkpoint.family, written.notes
     assert (reopened(tmp_path / "ours") - expected).abs().max() < EXACT
-    again = load.read(tmp_path / "ours")
+    again = load.read_checkpoint(tmp_path / "ours")
     assert again.config == checkpoint.config and again.target == checkpoint.target
     assert all(
         np.array_equal(again.tensors[name].data, checkpoint.tensors[name].data) for name in again.tensors
@@ -135,7 +135,7 @@ def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_chunks_and_padding_change_nothing_and_the_config_knows_every_weight(case: str, saved: Path) -> None:
-    checkpoint, expected = load.read(saved), theirs(made(case))
+    checkpoint, expected = load.read_checkpoint(saved), theirs(made(case))
     model = build.encoder_decoder(checkpoint)
     for before, after in ((5, 0), (0, 3)):
         source = F.pad(SOURCE, (before, after)), F.pad(POS, (before, after), value=-1)
@@ -169,7 +169,7 @@ def test_each_key_is_that_of_transformers_or_refused(name: str, tmp_path: Path) 
     """Every key dropped, nulled and edited, and keys of other families: refused, or transformers' logits."""
     model = tmp_path / "model"
     made(name).save_pretrained(model)
-    base, plain = json.loads((model / "config.json").read_text()), load.read(model)
+    base, plain = json.loads((model / "config.json").read_text()), load.read_checkpoint(model)
     expected, read = ours(plain), 0
     same = ("init", "drop", "label", "token_id", "use_cache")  # keys of training, labels and generation
     base_changes = (one for one in changes(base) if not any(word in key for key in one for word in same))
@@ -180,7 +180,7 @@ def test_each_key_is_that_of_transformers_or_refused(name: str, tmp_path: Path) 
         data = {key: value for key, value in (base | change).items() if value is not ...}
         (model / "config.json").write_text(json.dumps(data))
         try:
-            found = load.read(model)
+            found = load.read_checkpoint(model)
             logits = expected if found.config == plain.config else ours(found)
         except UserError:
             continue
@@ -195,7 +195,7 @@ def test_each_key_is_that_of_transformers_or_refused(name: str, tmp_path: Path) 
     for key in ("twisted", "normalize_before" if name == "bart-1" else "is_encoder_decoder"):
         (model / "config.json").write_text(json.dumps(base | {key: key == "normalize_before" or "no"}))
         with pytest.raises(UserError, match=key):
-            load.read(model, strict=True)
+            load.read_checkpoint(model, strict=True)
 
 
 def test_weights_that_repeat_the_table_or_are_left_out(tmp_path: Path) -> None:
@@ -208,14 +208,14 @@ def test_weights_that_repeat_the_table_or_are_left_out(tmp_path: Path) -> None:
     table, bias = weights["model.shared.weight"], weights.pop("final_logits_bias")
     copies = {f"model.{half}.embed_tokens.weight": table.clone() for half in ("encoder", "decoder")}
     save_file(weights | copies, file, {"format": "pt"})
-    assert (ours(load.read(tmp_path)) - (expected - bias)).abs().max() < EXACT
+    assert (ours(load.read_checkpoint(tmp_path)) - (expected - bias)).abs().max() < EXACT
     save_file(weights | {"model.encoder.embed_tokens.weight": table.flip(0)}, file, {"format": "pt"})
     with pytest.raises(UserError, match=r"embed_tokens.weight' should repeat 'model.shared.weight'"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
     gone = "model.encoder.layers.0.fc1.bias"
     save_file({name: one for name, one in weights.items() if name != gone}, file, {"format": "pt"})
     with pytest.raises(UserError, match=r"fc1.bias' is missing"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def test_positions_that_are_no_sinusoids_are_refused(tmp_path: Path) -> None:
@@ -227,19 +227,19 @@ def test_positions_that_are_no_sinusoids_are_refused(tmp_path: Path) -> None:
     name = "model.decoder.embed_positions.weight"
     half = weights | {name: weights[name].half()}
     save_file(half, tmp_path / "model.safetensors", {"format": "pt"})
-    load.read(tmp_path)
+    load.read_checkpoint(tmp_path)
     save_file(weights | {name: weights[name].roll(1, 0)}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"decoder.embed_positions.weight' should hold sinusoids"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def test_what_no_family_can_say_is_a_cutaway_folder(tmp_path: Path) -> None:
     made("t5-1").save_pretrained(tmp_path / "theirs")
-    checkpoint = load.read(tmp_path / "theirs")
+    checkpoint = load.read_checkpoint(tmp_path / "theirs")
     config = replace(checkpoint.config, decoder=replace(checkpoint.config.decoder, softcap=3.0))
-    written = save.write(tmp_path / "ours", replace(checkpoint, config=config))
+    written = save.write_checkpoint(tmp_path / "ours", replace(checkpoint, config=config))
     assert written.format == "cutaway" and "softcap" in " ".join(written.notes)
-    again = load.read(tmp_path / "ours")
+    again = load.read_checkpoint(tmp_path / "ours")
     assert again.config == config
     assert torch.equal(ours(again), 3 * torch.tanh(ours(checkpoint) / 3))
 
@@ -292,7 +292,7 @@ def test_greedy_targets_are_transformers(name: str, tmp_path: Path) -> None:
         elif step == "forced":
             assert all(row[0] == 7 for row in expected) and any(set(row) != {7} for row in expected)
             changed = {"bad_words_ids": [[9], [bad]]}
-    save.write(tmp_path / "again", load.read(tmp_path))
+    save.write_checkpoint(tmp_path / "again", load.read_checkpoint(tmp_path))
     found = cutaway.load(tmp_path / "again").generate(SOURCE[0].tolist(), max_tokens=12)
     assert list(found.ids) == expected[0]
 
@@ -361,21 +361,21 @@ def in_gguf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A case, and the GGUF file that is written of it."""
     folder = tmp_path_factory.mktemp("gguf")
     made(request.param).save_pretrained(folder / "model")
-    checkpoint = replace(load.read(folder / "model"), metadata=WORDS)
-    saved = save.write(folder / "model.gguf", checkpoint)
+    checkpoint = replace(load.read_checkpoint(folder / "model"), metadata=WORDS)
+    saved = save.write_checkpoint(folder / "model.gguf", checkpoint)
     assert ("head is a matrix of its own" in " ".join(saved.notes)) is (request.param == "t5-1")
     return request.param, folder / "model.gguf"
 
 
 def test_t5_through_gguf_and_back(in_gguf: tuple[str, Path], tmp_path: Path) -> None:
     (name, path), expected = in_gguf, theirs(made(in_gguf[0]))
-    again = load.read(path)
+    again = load.read_checkpoint(path)
     assert again.family == "t5" and again.target and again.target.start == 0
     assert (ours(again) - expected).abs().max() < EXACT
-    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    save.write_checkpoint(tmp_path / "back", replace(again, read_tokenizer=None))
     assert (reopened(tmp_path / "back") - expected).abs().max() < EXACT
     if name == "t5-2":
-        save.write(tmp_path / "small.gguf", replace(again, metadata=WORDS), type="Q8_0")
+        save.write_checkpoint(tmp_path / "small.gguf", replace(again, metadata=WORDS), type="Q8_0")
         types = {name: one.type for name, one in gguf.read(tmp_path / "small.gguf").tensors.items()}
         assert (
             types["enc.blk.0.attn_rel_b.weight"] == "F32" and types["dec.blk.1.cross_attn_q.weight"] == "F16"
@@ -398,9 +398,9 @@ def test_a_t5_that_llama_cpp_cannot_compute_is_refused(tmp_path: Path) -> None:
     """Its distances end at 128, a gated MLP has GELU, and the decoder is not the deeper half."""
     made("t5-3").save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match=r"cannot be written as GGUF: llama\.cpp's t5 "):
-        save.write(tmp_path / "model.gguf", load.read(tmp_path / "model"))
+        save.write_checkpoint(tmp_path / "model.gguf", load.read_checkpoint(tmp_path / "model"))
     with pytest.raises(UserError, match="a decoder of more layers than the encoder is not supported in GGUF"):
-        t5.FAMILY.write(deeper(load.read(tmp_path / "model").config), gguf=True)
+        t5.FAMILY.write(deeper(load.read_checkpoint(tmp_path / "model").config), gguf=True)
 
 
 OTHERS = """

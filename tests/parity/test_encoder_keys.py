@@ -79,7 +79,7 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, tmp_path: Path) 
     folder = tmp_path / "model"
     made(case).save_pretrained(folder)
     base = json.loads((folder / "config.json").read_text())
-    plain = load.read(folder)
+    plain = load.read_checkpoint(folder)
     expected, read, known = ours(plain), 0, {}
     for change in (*changes(base), *MORE):
         if change in EXTRA or any(word in key for key in change for word in SAME):
@@ -87,7 +87,7 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, tmp_path: Path) 
         data = {key: value for key, value in (base | change).items() if value is not ...}
         (folder / "config.json").write_text(json.dumps(data))
         try:
-            found = load.read(folder)
+            found = load.read_checkpoint(folder)
             vectors = expected if found.config == plain.config else ours(found)
         except UserError:
             continue
@@ -106,19 +106,21 @@ def test_a_head_size_may_be_stated_where_it_is_the_one_that_it_is(tmp_path: Path
     made("deberta_v2-1").save_pretrained(tmp_path)
     data = json.loads((tmp_path / "config.json").read_text())
     size = data["hidden_size"] // data["num_attention_heads"]
-    config = load.read(tmp_path).config
+    config = load.read_checkpoint(tmp_path).config
     (tmp_path / "config.json").write_text(json.dumps(data | {"attention_head_size": size}))
-    assert load.read(tmp_path).config == config
+    assert load.read_checkpoint(tmp_path).config == config
     (tmp_path / "config.json").write_text(json.dumps(data | {"attention_head_size": size + 1}))
     with pytest.raises(UserError, match=f"attention_head_size is {size + 1}: another size of heads than"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def test_the_file_that_is_read_beside_shards_is_named(tmp_path: Path) -> None:
     made("deberta_v2-1").save_pretrained(tmp_path, max_shard_size="8KB")
     assert (tmp_path / safetensors.INDEX).exists()
-    safetensors.write(tmp_path / safetensors.SINGLE, {"stale": formats.pack(np.zeros(2, np.float32), "F32")})
+    safetensors.write_safetensors(
+        tmp_path / safetensors.SINGLE, {"stale": formats.pack(np.zeros(2, np.float32), "F32")}
+    )
     with pytest.raises(
         UserError, match=f"both {safetensors.SINGLE} and {safetensors.INDEX} are there, and the"
     ):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)

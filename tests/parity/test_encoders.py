@@ -126,10 +126,10 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
-    checkpoint, expected = load.read(saved), theirs(made(case))
+    checkpoint, expected = load.read_checkpoint(saved), theirs(made(case))
     assert checkpoint.family == case.rpartition("-")[0]
     assert (ours(checkpoint) - expected).abs().max() < EXACT
-    written = save.write(tmp_path / "ours", checkpoint)
+    written = save.write_checkpoint(tmp_path / "ours", checkpoint)
     assert written.family == checkpoint.family, written.notes
     opened, info = auto(case).from_pretrained(
         tmp_path / "ours", attn_implementation="eager", output_loading_info=True
@@ -141,7 +141,7 @@ def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
     ]
     assert not info["unexpected_keys"] and not missing
     assert (theirs(opened.eval()) - expected).abs().max() < EXACT
-    again = load.read(tmp_path / "ours")
+    again = load.read_checkpoint(tmp_path / "ours")
     assert again.config == checkpoint.config
     assert all(
         np.array_equal(again.tensors[name].data, checkpoint.tensors[name].data) for name in again.tensors
@@ -150,7 +150,7 @@ def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, saved: Path) -> None:
-    checkpoint = load.read(saved)
+    checkpoint = load.read_checkpoint(saved)
     model, expected = build.encoder(checkpoint), theirs(made(case))
     left = model(F.pad(IDS, (5, 0)), F.pad(POS, (5, 0), value=-1))
     right = model(F.pad(IDS, (0, 3)), F.pad(POS, (0, 3), value=-1))
@@ -168,7 +168,7 @@ def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, sa
 
 def test_the_runtime(case: str, saved: Path) -> None:
     """Texts of three lengths are read together; what has no kernel says so."""
-    checkpoint = load.read(saved)
+    checkpoint = load.read_checkpoint(saved)
     reason = unsupported_reason(checkpoint.config, checkpoint.tensors)
     assert (reason is not None) == (case in NO_KERNEL), reason
     if reason is not None:
@@ -187,7 +187,7 @@ def test_a_key_that_is_not_understood_is_refused(saved: Path, tmp_path: Path) ->
         (tmp_path / "config.json").write_text(json.dumps(data | more))
         (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
         with pytest.raises(UserError, match=next(iter(more))):
-            load.read(tmp_path, strict=True)
+            load.read_checkpoint(tmp_path, strict=True)
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -198,7 +198,7 @@ def test_modernberts_layers_without_their_list(every: int, tmp_path: Path) -> No
     del data["layer_types"]
     (tmp_path / "config.json").write_text(json.dumps(data | {"global_attn_every_n_layers": every}))
     opened = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
-    checkpoint = load.read(tmp_path)
+    checkpoint = load.read_checkpoint(tmp_path)
     far = [block.attention.reach is None for block in checkpoint.config.blocks]
     assert far == [n % every == 0 for n in range(3)]
     assert (ours(checkpoint) - theirs(opened)).abs().max() < EXACT
@@ -206,18 +206,18 @@ def test_modernberts_layers_without_their_list(every: int, tmp_path: Path) -> No
 
 def test_gguf_and_llama_cpp(case: str, saved: Path, tmp_path: Path) -> None:
     """llama.cpp pools the same outputs; back in a folder the model is the same. Others are refused."""
-    checkpoint = replace(load.read(saved), metadata=WORDS)
+    checkpoint = replace(load.read_checkpoint(saved), metadata=WORDS)
     if case not in IN_GGUF:
         with pytest.raises(
             UserError, match=r"cannot be written as GGUF: .*(llama\.cpp|is not supported|no name for)"
         ):
-            save.write(tmp_path / "model.gguf", checkpoint)
+            save.write_checkpoint(tmp_path / "model.gguf", checkpoint)
         return
-    save.write(tmp_path / "model.gguf", checkpoint)
-    again, expected = load.read(tmp_path / "model.gguf"), theirs(made(case)).numpy()
+    save.write_checkpoint(tmp_path / "model.gguf", checkpoint)
+    again, expected = load.read_checkpoint(tmp_path / "model.gguf"), theirs(made(case)).numpy()
     assert again.config == replace(checkpoint.config, offset=0)
-    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
-    assert np.abs(ours(load.read(tmp_path / "back")).numpy() - expected).max() < EXACT
+    save.write_checkpoint(tmp_path / "back", replace(again, read_tokenizer=None))
+    assert np.abs(ours(load.read_checkpoint(tmp_path / "back")).numpy() - expected).max() < EXACT
     last = llama_cpp.pooled(tmp_path / "model.gguf", IDS[0].tolist(), "LAST")
     assert np.abs(last - expected[0, -1]).max() < TABLE
     with torch.no_grad():
@@ -239,14 +239,14 @@ def test_a_t5_encoders_table_has_either_name_and_a_decoder_beside_it_is_left(tmp
     stack = {"encoder.embed_tokens.weight": table.clone()}
     for tables in (stack, {"shared.weight": table}, stack | {"shared.weight": table}):
         save_file(weights | tables, tmp_path / "model.safetensors")
-        assert (ours(load.read(tmp_path)) - expected).abs().max() < EXACT
+        assert (ours(load.read_checkpoint(tmp_path)) - expected).abs().max() < EXACT
         lm = cutaway.load(tmp_path)
         with torch.no_grad():
             mean = F.normalize(model(IDS[:1]).last_hidden_state.mean(1), dim=-1)[0].numpy()
         assert np.abs(embedded(lm)[0] - mean).max() < EXACT
     save_file(weights | stack | {"shared.weight": table + 1}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"'encoder.embed_tokens.weight' should repeat 'shared.weight'"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def embedded(lm: cutaway.LanguageModel) -> np.ndarray:
@@ -286,16 +286,16 @@ def test_dense_layers_after_the_pooling_are_applied_and_kept(tmp_path: Path) -> 
         pooled = torch.cat([x.mean(1) for x in hidden])
         expected = F.normalize(layers[1](layers[0](pooled)).tanh(), dim=-1).numpy()
     assert np.abs(embedded(cutaway.load(folder)) - expected).max() < EXACT
-    save.write(tmp_path / "again", load.read(folder))
+    save.write_checkpoint(tmp_path / "again", load.read_checkpoint(folder))
     assert np.abs(embedded(cutaway.load(tmp_path / "again")) - expected).max() < EXACT
     with pytest.raises(UserError, match="dense layers after the pooling are not supported in GGUF"):
-        save.write(tmp_path / "model.gguf", replace(load.read(folder), metadata=WORDS))
+        save.write_checkpoint(tmp_path / "model.gguf", replace(load.read_checkpoint(folder), metadata=WORDS))
     for n, (inside, out) in enumerate(((48, 80), (80, 48)), 2):  # those that llama.cpp has room for
         own = {"in_features": inside, "out_features": out, "bias": False}
         (folder / f"{n}_Dense" / "config.json").write_text(json.dumps(own))
         matrix = torch.nn.Linear(inside, out, bias=False).weight.detach()
         save_file({"linear.weight": matrix}, folder / f"{n}_Dense" / "model.safetensors")
-    save.write(tmp_path / "model.gguf", replace(load.read(folder), metadata=WORDS))
+    save.write_checkpoint(tmp_path / "model.gguf", replace(load.read_checkpoint(folder), metadata=WORDS))
     found = embedded(cutaway.load(tmp_path / "model.gguf"))
     assert np.abs(found - embedded(cutaway.load(folder))).max() < EXACT
     judged = llama_cpp.pooled(tmp_path / "model.gguf", IDS[1, :9].tolist())

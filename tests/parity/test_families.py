@@ -81,13 +81,13 @@ def case(request: pytest.FixtureRequest) -> str:
 
 def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
     expected = tiny.expected(case)
-    checkpoint = load.read(folder(case))
+    checkpoint = load.read_checkpoint(folder(case))
     assert distance(tiny.ours(checkpoint), expected) < within(case)
-    saved = save.write(tmp_path / "ours", checkpoint)
+    saved = save.write_checkpoint(tmp_path / "ours", checkpoint)
     assert saved.format == "safetensors" and saved.family == checkpoint.family, saved.notes
     assert distance(tiny.reopened(tmp_path / "ours"), expected) < within(case)
-    assert load.read(tmp_path / "ours").config == checkpoint.config
-    first, second = (safetensors.read(at) for at in (folder(case), tmp_path / "ours"))
+    assert load.read_checkpoint(tmp_path / "ours").config == checkpoint.config
+    first, second = (safetensors.read_safetensors(at) for at in (folder(case), tmp_path / "ours"))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name].data, second[name].data) for name in first)
 
@@ -95,7 +95,7 @@ def test_both_directions(case: str, folder: Folder, tmp_path: Path) -> None:
 def test_chunks_padding_and_packing_change_nothing(case: str, folder: Folder) -> None:
     """In chunks, behind padding, and as documents of one row: transformers' logits of each text alone."""
     expected = tiny.expected(case)
-    model, (rows, length) = decoder(load.read(folder(case))), tiny.IDS.shape
+    model, (rows, length) = decoder(load.read_checkpoint(folder(case))), tiny.IDS.shape
     pos = torch.arange(length).expand(rows, length)
     positions = (block.attention.position for block in model.config.blocks)
     grows = any(position is not None and position.grows for position in positions)
@@ -124,7 +124,7 @@ def test_no_weight_is_where_it_starts(case: str) -> None:
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built")
 def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
     """Its logits within what halves of keys and values cost, and the same bits however a text is cut."""
-    checkpoint = load.read(folder(case))
+    checkpoint = load.read_checkpoint(folder(case))
     assert isinstance(checkpoint.config, Decoder)
     reason = supported.unsupported_reason(checkpoint.config, checkpoint.tensors)
     if (known := tiny.UNPACKED.get(case, tiny.UNPACKED.get(case.rpartition("-")[0]))) is not None:
@@ -154,11 +154,11 @@ def test_the_runtime_reads_per_layer_embeddings_and_indexers_of_gguf(
     case: str, folder: Folder, tmp_path: Path
 ) -> None:
     """Its bits are those of the folder; rounded to eight bits, or halves, where rows fit, they are near."""
-    checkpoint, ids = load.read(folder(case)), tiny.IDS[0].tolist()
-    save.write(tmp_path / "model.gguf", tiny.worded(checkpoint))
+    checkpoint, ids = load.read_checkpoint(folder(case)), tiny.IDS[0].tolist()
+    save.write_checkpoint(tmp_path / "model.gguf", tiny.worded(checkpoint))
     small = quantize.quantized(checkpoint, "Q8_0").checkpoint
-    save.write(tmp_path / "small.gguf", tiny.worded(small))
-    files = [load.read(tmp_path / name) for name in ("model.gguf", "small.gguf")]
+    save.write_checkpoint(tmp_path / "small.gguf", tiny.worded(small))
+    files = [load.read_checkpoint(tmp_path / name) for name in ("model.gguf", "small.gguf")]
     first, second, packed = (
         RuntimeEngine(each.config, each.tensors).logits(ids) for each in (checkpoint, *files)
     )
@@ -168,18 +168,18 @@ def test_the_runtime_reads_per_layer_embeddings_and_indexers_of_gguf(
 
 @pytest.mark.parametrize("case", sorted(tiny.FOLDED))
 def test_multipliers_go_into_the_weights_of_gguf(case: str, folder: Folder, tmp_path: Path) -> None:
-    saved = save.write(tmp_path / "model.gguf", tiny.worded(load.read(folder(case))))
+    saved = save.write_checkpoint(tmp_path / "model.gguf", tiny.worded(load.read_checkpoint(folder(case))))
     assert "multipliers of the config are multiplied into the weights, as GGUF has them" in saved.notes
-    again = load.read(tmp_path / "model.gguf")
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     assert distance(tiny.ours(again), tiny.expected(case)) < within(case)
-    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    save.write_checkpoint(tmp_path / "back", replace(again, read_tokenizer=None))
     assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < within(case)
-    small = quantize.quantized(load.read(folder(case)), "Q8_0").checkpoint
-    save.write(tmp_path / "small.gguf", tiny.worded(small))
+    small = quantize.quantized(load.read_checkpoint(folder(case)), "Q8_0").checkpoint
+    save.write_checkpoint(tmp_path / "small.gguf", tiny.worded(small))
     types = {name: entry.type for name, entry in gguf.read(tmp_path / "small.gguf").tensors.items()}
     assert types["blk.0.ssm_out.weight"] == "F16"  # rows of 48
     assert types["blk.0.ssm_conv1d.weight"] == "F32"
-    assert load.read(tmp_path / "small.gguf").config == again.config
+    assert load.read_checkpoint(tmp_path / "small.gguf").config == again.config
 
 
 @pytest.mark.parametrize("case", sorted(LATENTS))
@@ -187,18 +187,18 @@ def test_the_eps_of_latents_is_in_the_matrices_before_them(case: str, folder: Fo
     """llama.cpp norms latents by the eps of all other norms, transformers by 1e-6: neither folder nor file
     says which, and the way back is the same.
     """
-    checkpoint = load.read(folder(case))
-    saved = save.write(tmp_path / "model.gguf", tiny.worded(checkpoint))
+    checkpoint = load.read_checkpoint(folder(case))
+    saved = save.write_checkpoint(tmp_path / "model.gguf", tiny.worded(checkpoint))
     assert any("before norms of latents" in note for note in saved.notes)
-    again = load.read(tmp_path / "model.gguf")
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     assert (
         again.config.blocks[0].attention.norm
         == Norm("rms", 1e-5)
         != checkpoint.config.blocks[0].attention.norm
     )
     assert distance(tiny.ours(again), tiny.expected(case)) < within(case)
-    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
-    assert load.read(tmp_path / "back").config == checkpoint.config
+    save.write_checkpoint(tmp_path / "back", replace(again, read_tokenizer=None))
+    assert load.read_checkpoint(tmp_path / "back").config == checkpoint.config
     assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < within(case)
 
 
@@ -207,9 +207,9 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     """Through GGUF nothing changes: not the config, not a bit of a weight, not what transformers then makes
     of it.
     """
-    checkpoint = load.read(folder(case))
-    save.write(tmp_path / "model.gguf", tiny.worded(checkpoint))
-    again = load.read(tmp_path / "model.gguf")
+    checkpoint = load.read_checkpoint(folder(case))
+    save.write_checkpoint(tmp_path / "model.gguf", tiny.worded(checkpoint))
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     if case in SHARPENED:  # by numbers that GGUF has in float32
         first, second = (to_dict(each.config) for each in (checkpoint, again))
         assert family_match._difference(first, second, "config") is None
@@ -220,7 +220,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
             assert np.allclose(formats.unpack(packed), formats.unpack(again.tensors[name]), rtol=0, atol=1e-6)
             continue
         assert np.array_equal(packed.data, again.tensors[name].data), name
-    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    save.write_checkpoint(tmp_path / "back", replace(again, read_tokenizer=None))
     assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < within(case)
 
 
@@ -230,7 +230,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp
         UserError,
         match=r"cannot be written as GGUF: .*(llama\.cpp('s| has no arch)|GGUF has|is not supported)",
     ) as refused:
-        save.write(tmp_path / "model.gguf", load.read(folder(case)))
+        save.write_checkpoint(tmp_path / "model.gguf", load.read_checkpoint(folder(case)))
     assert not any(word in str(refused.value) for word in ("blocks", "would become", "no family"))
     assert not list(tmp_path.iterdir())
 
@@ -238,7 +238,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp
 @pytest.mark.parametrize("case", sorted(tiny.UNOPENED))
 def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
     """Written against the refusal, with a name for every weight, the file is one that llama.cpp rejects."""
-    checkpoint = tiny.worded(load.read(folder(case)))
+    checkpoint = tiny.worded(load.read_checkpoint(folder(case)))
     family = family_registry.get(checkpoint.family or "")
     biases = naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT, parts=("bias",))
     known = {rule.theirs for rule in family.gguf}
@@ -254,8 +254,8 @@ def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_
 
 @pytest.mark.parametrize("case", IN_GGUF)
 def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: Path) -> None:
-    checkpoint = tiny.worded(load.read(folder(case)))
-    save.write(tmp_path / "model.gguf", checkpoint)
+    checkpoint = tiny.worded(load.read_checkpoint(folder(case)))
+    save.write_checkpoint(tmp_path / "model.gguf", checkpoint)
     expected = torch.log_softmax(tiny.expected(case)[0].double(), dim=-1).numpy()
     mlp = checkpoint.config.blocks[0].mlp
     tolerance = SILU if mlp is None or mlp.activation == "silu" else GELU
@@ -267,7 +267,7 @@ def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: P
 
 def test_keys_of_layers_that_llama_cpp_would_not_read_are_refused(folder: Folder) -> None:
     """It takes those of the last layer with keys for global ones, of the one before for local ones."""
-    known = gemma4.settings(load.read(folder("gemma4-1")).config)
+    known = gemma4.settings(load.read_checkpoint(folder("gemma4-1")).config)
     gemma4.Global().write(known, gguf=True)
     other = known | {"windows": (None, None, 8, None), "shared_layers": 1}
     with pytest.raises(UserError, match="is not supported in GGUF"):
@@ -275,12 +275,14 @@ def test_keys_of_layers_that_llama_cpp_would_not_read_are_refused(folder: Folder
 
 
 def test_llama_cpp_takes_a_factor_without_a_type_for_linear(folder: Folder, tmp_path: Path) -> None:
-    checkpoint = tiny.worded(load.read(folder("llama")))
+    checkpoint = tiny.worded(load.read_checkpoint(folder("llama")))
     words = {**checkpoint.metadata, "llama.rope.scaling.factor": np.float32(2)}
-    save.write(tmp_path / "plain.gguf", checkpoint)
+    save.write_checkpoint(tmp_path / "plain.gguf", checkpoint)
     file = gguf.read(tmp_path / "plain.gguf")
     gguf.write(tmp_path / "model.gguf", {**file.metadata, **words}, file.tensors)
-    expected = torch.log_softmax(tiny.ours(load.read(tmp_path / "model.gguf"))[0, -1].double(), dim=-1)
+    expected = torch.log_softmax(
+        tiny.ours(load.read_checkpoint(tmp_path / "model.gguf"))[0, -1].double(), dim=-1
+    )
     with llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB) as scores:
         assert np.abs(scores(tiny.IDS[0].tolist()) - expected.numpy()).max() < SILU
 
@@ -290,15 +292,15 @@ def test_llama_cpp_takes_a_factor_without_a_type_for_linear(folder: Folder, tmp_
     [("llama", "F16"), ("llama", "Q8_0"), ("llama", "Q4_1"), ("gemma3-odd", "BF16"), ("gpt2", "Q4_0")],
 )
 def test_packed_equals_unpacked_to_the_bit(case: str, type: str, folder: Folder, tmp_path: Path) -> None:
-    save.write(tmp_path / "model.gguf", load.read(folder(case)), type=type)
-    checkpoint = load.read(tmp_path / "model.gguf")
+    save.write_checkpoint(tmp_path / "model.gguf", load.read_checkpoint(folder(case)), type=type)
+    checkpoint = load.read_checkpoint(tmp_path / "model.gguf")
     assert torch.equal(tiny.ours(checkpoint, "packed"), tiny.ours(checkpoint))
 
 
 def test_latent_attention_in_one_matrix_is_read_too(folder: Folder, tmp_path: Path) -> None:
     """Files of before May 2025 have keys and values of all heads in ``attn_kv_b``."""
-    checkpoint = tiny.worded(load.read(folder("deepseek_v3-1")))
-    save.write(tmp_path / "model.gguf", checkpoint)
+    checkpoint = tiny.worded(load.read_checkpoint(folder("deepseek_v3-1")))
+    save.write_checkpoint(tmp_path / "model.gguf", checkpoint)
     file = gguf.read(tmp_path / "model.gguf")
     family, words = family_registry.get("deepseek_v3"), dict(file.metadata)
     of = checkpoint.config.blocks[0].attention
@@ -308,7 +310,7 @@ def test_latent_attention_in_one_matrix_is_read_too(folder: Folder, tmp_path: Pa
     words["deepseek2.attention.head_count_kv"] = of.heads
     tensors = rules.save(family.gguf_joined, checkpoint.config, checkpoint.tensors)
     gguf.write(tmp_path / "joined.gguf", words, {name: tensors.later(name) for name in tensors})
-    again = load.read(tmp_path / "joined.gguf")
+    again = load.read_checkpoint(tmp_path / "joined.gguf")
     assert again.config == checkpoint.config
     for name, packed in checkpoint.tensors.items():
         assert np.array_equal(packed.data, again.tensors[name].data), name
@@ -339,16 +341,16 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
     }
     source = tiny.worded(load.Checkpoint(config, named_tensors.Tensors(own), "deepseek_v3", tmp_path))
     small = quantize.quantized(source, type).checkpoint
-    save.write(tmp_path / "model.gguf", small)
+    save.write_checkpoint(tmp_path / "model.gguf", small)
     name = "blocks.0.attention.key_up.weight"
     stored = gguf.read(tmp_path / "model.gguf").tensors["blk.0.attn_k_b.weight"]
-    again = load.read(tmp_path / "model.gguf")
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     assert (stored.type, stored.shape) == (type, (3, 64, 32))
     expected = formats.unpack(search.pack(formats.unpack(named_tensors.exchanged(own[name], 3)), type))
     assert np.array_equal(formats.unpack(stored).reshape(192, 32), expected)
     back = named_tensors.exchanged(formats.pack(expected, "F32"), 3)
     assert np.array_equal(again.tensors[name].data, back.data)
-    save.write(tmp_path / "copy.gguf", again)
+    save.write_checkpoint(tmp_path / "copy.gguf", again)
     copy = gguf.read(tmp_path / "copy.gguf").tensors["blk.0.attn_k_b.weight"]
     assert copy.type == type and np.array_equal(copy.data, stored.data)
     first, second = (
@@ -364,19 +366,19 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
     with pytest.raises(
         UserError, match="value_length is 48: a cached value other than the latent is not supported"
     ):
-        load.read(tmp_path / "wrong.gguf")
+        load.read_checkpoint(tmp_path / "wrong.gguf")
 
 
 def test_what_llama_cpp_asserts_of_recurrences_is_refused_first(folder: Folder) -> None:
     """It ends the process at a Mamba 2 of another width, and deals sections of pairs out in turn."""
-    known = granitemoehybrid.settings(load.read(folder("granitemoehybrid-1")).config)
+    known = granitemoehybrid.settings(load.read_checkpoint(folder("granitemoehybrid-1")).config)
     granitemoehybrid.Mixers().write(known, gguf=True)
     with pytest.raises(UserError, match="not twice as wide as the model is not supported in GGUF"):
         granitemoehybrid.Mixers().write(known | {"mamba_size": 2 * known["mamba_size"]}, gguf=True)
     for pairs, sections in (4, [2, 1, 1, 0]), (32, [11, 11, 10, 0]):
         words = qwen3_5.Rope(part=0.25).write({"rope": rope.Config(2 * pairs)}, gguf=True)
         assert words["rope.dimension_sections"].tolist() == sections
-    mixer = load.read(folder("qwen3_5-4")).config.blocks[0].attention
+    mixer = load.read_checkpoint(folder("qwen3_5-4")).config.blocks[0].attention
     packed = gguf.Packed("Q4_K", (4, 256), np.zeros((4, 144), np.uint8))
     with pytest.raises(UserError, match="columns of Q4_K cannot be reordered, because heads of 16 share its"):
         qwen3_5.tiled_columns.save((packed,), rules.Place(((4, 256),), mixer))
@@ -392,16 +394,16 @@ def test_a_factor_of_scores_that_gguf_has_no_key_for_is_in_the_queries(
     tiny.model(case).save_pretrained(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text()) | {"query_pre_attn_scalar": scalar}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
-    saved = save.write(tmp_path / "m.gguf", load.read(tmp_path / "m"), type="F32")
+    saved = save.write_checkpoint(tmp_path / "m.gguf", load.read_checkpoint(tmp_path / "m"), type="F32")
     assert any("queries are multiplied" in note for note in saved.notes)
-    again = load.read(tmp_path / "m.gguf")
+    again = load.read_checkpoint(tmp_path / "m.gguf")
     assert distance(tiny.ours(again), tiny.reopened(tmp_path / "m")) < EXACT
 
 
 def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
     """Transformers 5 writes ``rope_parameters``; older files have ``rope_theta`` and ``rope_scaling``."""
     for case in ("llama3", "gemma3", "llama-linear"):
-        new = load.read(folder(case)).config
+        new = load.read_checkpoint(folder(case)).config
         older = tmp_path / case
         shutil.copytree(folder(case), older)
         data = json.loads((older / "config.json").read_text())
@@ -413,7 +415,7 @@ def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
         if near:
             data["rope_local_base_freq"] = near["rope_theta"]
         (older / "config.json").write_text(json.dumps(data))
-        assert load.read(older).config == new
+        assert load.read_checkpoint(older).config == new
 
 
 @pytest.mark.parametrize("case", ["qwen2-moe", "qwen3-moe"])
@@ -422,7 +424,7 @@ def test_how_experts_weigh_is_transformers_where_the_config_does_not_say(case: s
     data = json.loads((tmp_path / "config.json").read_text())
     del data["norm_topk_prob"]
     (tmp_path / "config.json").write_text(json.dumps(data))
-    assert distance(tiny.ours(load.read(tmp_path)), tiny.reopened(tmp_path)) < EXACT
+    assert distance(tiny.ours(load.read_checkpoint(tmp_path)), tiny.reopened(tmp_path)) < EXACT
 
 
 def test_a_redundant_head_is_the_table_and_another_is_not(tmp_path: Path) -> None:
@@ -430,21 +432,21 @@ def test_a_redundant_head_is_the_table_and_another_is_not(tmp_path: Path) -> Non
 
     tiny.model("qwen2").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    plain = tiny.ours(load.read(tmp_path))
+    plain = tiny.ours(load.read_checkpoint(tmp_path))
     table = weights["model.embed_tokens.weight"]
     save_file(weights | {"lm_head.weight": table.clone()}, tmp_path / "model.safetensors", {"format": "pt"})
-    assert load.read(tmp_path).config.tied
-    assert torch.equal(tiny.ours(load.read(tmp_path)), plain)
+    assert load.read_checkpoint(tmp_path).config.tied
+    assert torch.equal(tiny.ours(load.read_checkpoint(tmp_path)), plain)
     save_file(weights | {"lm_head.weight": table.flip(0)}, tmp_path / "model.safetensors", {"format": "pt"})
-    assert not load.read(tmp_path).config.tied
-    assert distance(tiny.ours(load.read(tmp_path)), tiny.reopened(tmp_path)) < EXACT
+    assert not load.read_checkpoint(tmp_path).config.tied
+    assert distance(tiny.ours(load.read_checkpoint(tmp_path)), tiny.reopened(tmp_path)) < EXACT
 
 
 def test_a_model_without_its_head_still_has_its_names(tmp_path: Path) -> None:
     """``GPT2Model`` leaves the prefix out of its names, as the files of the original GPT-2 do."""
     tiny.model("gpt2").transformer.save_pretrained(tmp_path)
     expected = tiny.theirs(tiny.model("gpt2"))
-    assert distance(tiny.ours(load.read(tmp_path)), expected) < EXACT
+    assert distance(tiny.ours(load.read_checkpoint(tmp_path)), expected) < EXACT
 
 
 def test_the_text_of_a_multimodal_model_is_read(folder: Folder, tmp_path: Path) -> None:
@@ -457,7 +459,7 @@ def test_the_text_of_a_multimodal_model_is_read(folder: Folder, tmp_path: Path) 
     torch.manual_seed(0)
     model = tiny.transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
     model.eval().save_pretrained(tmp_path)
-    checkpoint = load.read(tmp_path)
+    checkpoint = load.read_checkpoint(tmp_path)
     assert checkpoint.left_out == ("multi_modal_projector", "vision_tower")
     assert distance(tiny.ours(checkpoint), tiny.theirs(model)) < EXACT
 
@@ -490,20 +492,20 @@ def test_gpt_oss_packed_as_mxfp4_is_transformers(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "config.json").read_text())
     packed = data | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
     (tmp_path / "config.json").write_text(json.dumps(packed))
-    checkpoint = load.read(tmp_path)
+    checkpoint = load.read_checkpoint(tmp_path)
     expected = tiny.theirs(model)
     assert distance(tiny.ours(checkpoint), expected) < EXACT
     assert distance(tiny.ours(checkpoint, "packed"), expected) < EXACT
-    save.write(tmp_path / "again", checkpoint)
+    save.write_checkpoint(tmp_path / "again", checkpoint)
     assert distance(tiny.reopened(tmp_path / "again"), expected) < EXACT
     save_file({n: w for n, w in weights.items() if "scales" not in n}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="has no scales"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(
         json.dumps(data | {"quantization_config": {"quant_method": "aqlm"}})
     )
     with pytest.raises(UserError, match="quantized by 'aqlm'"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def test_falcons_alibi_is_refused_for_what_it_is(folder: Folder, tmp_path: Path) -> None:
@@ -513,7 +515,7 @@ def test_falcons_alibi_is_refused_for_what_it_is(folder: Folder, tmp_path: Path)
     with pytest.raises(
         UserError, match="alibi is True: ALiBi of biases that transformers rounds to bfloat16"
     ):
-        load.read(tmp_path / "model")
+        load.read_checkpoint(tmp_path / "model")
 
 
 def test_an_unknown_type_is_refused_with_the_nearest_names(folder: Folder, tmp_path: Path) -> None:
@@ -521,19 +523,19 @@ def test_an_unknown_type_is_refused_with_the_nearest_names(folder: Folder, tmp_p
     data = json.loads((folder("llama") / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(data | {"model_type": "qwen4"}))
     with pytest.raises(UserError, match=r"'qwen4', not one of .*qwen3"):
-        load.read(tmp_path / "model")
+        load.read_checkpoint(tmp_path / "model")
 
 
 def test_what_no_family_can_say_is_a_cutaway_folder(folder: Folder, tmp_path: Path) -> None:
-    checkpoint = load.read(folder("llama"))
+    checkpoint = load.read_checkpoint(folder("llama"))
     block = checkpoint.config.blocks[0]
     odd = replace(block, attention=replace(block.attention, scale=0.3))
     checkpoint = replace(
         checkpoint, config=replace(checkpoint.config, blocks=(odd, *checkpoint.config.blocks[1:]))
     )
-    saved = save.write(tmp_path / "ours", checkpoint)
+    saved = save.write_checkpoint(tmp_path / "ours", checkpoint)
     assert saved.format == "cutaway" and "config.blocks[0].attention.scale" in " ".join(saved.notes)
-    again = load.read(tmp_path / "ours")
+    again = load.read_checkpoint(tmp_path / "ours")
     assert again.config == checkpoint.config
     assert torch.equal(tiny.ours(again), tiny.ours(checkpoint))
 
@@ -561,9 +563,9 @@ def test_kimi_linear_as_its_makers_wrote_it(folder: Folder, tmp_path: Path) -> N
     sizes = {"linear_head_dim": 20, "linear_num_heads": 2}  # every fifth layer reads all, without a list
     for each in (data, {key: one for key, one in data.items() if key != "linear_attn_config"} | sizes):
         (tmp_path / "config.json").write_text(json.dumps(each))
-        assert load.read(tmp_path).config == load.read(folder("kimi_linear-3")).config
+        assert load.read_checkpoint(tmp_path).config == load.read_checkpoint(folder("kimi_linear-3")).config
     (tmp_path / "config.json").write_text(json.dumps(data))
-    found = load.read(tmp_path)
+    found = load.read_checkpoint(tmp_path)
     assert distance(tiny.ours(found), tiny.reopened(tmp_path)) < within("kimi_linear-3")
     swapped = {"kda_layers": [2, 3, 4, 5], "full_attn_layers": [1]}
     for change in ({"kda_layers": [1, 2]}, {"twisted": 1}, swapped):
@@ -571,11 +573,11 @@ def test_kimi_linear_as_its_makers_wrote_it(folder: Folder, tmp_path: Path) -> N
         (tmp_path / "config.json").write_text(json.dumps(data))
         if change is not swapped:
             with pytest.raises(UserError, match="linear_attn_config"):
-                load.read(tmp_path, strict=True)
+                load.read_checkpoint(tmp_path, strict=True)
     data["num_key_value_heads"] = 2
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="num_key_value_heads is 2"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
 
 
 def test_biases_of_experts_are_refused_by_their_key(folder: Folder, tmp_path: Path) -> None:
@@ -583,4 +585,4 @@ def test_biases_of_experts_are_refused_by_their_key(folder: Folder, tmp_path: Pa
     data = json.loads((folder("nemotron_h-1") / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(data | {"mlp_bias": True}))
     with pytest.raises(UserError, match="mlp_bias is true: biases of experts are not supported"):
-        load.read(tmp_path / "model")
+        load.read_checkpoint(tmp_path / "model")

@@ -57,7 +57,7 @@ def test_a_classifier_with_pefts_adapter_has_pefts_logits(kind: str, tmp_path: P
     changed = base.with_adapter(tmp_path / "adapter")
     for lm in (changed, cutaway.load(tmp_path / "adapter")):
         assert np.abs(lm.classify(rows).logits - expected).max() < 1e-5
-    save.write(tmp_path / "merged", changed.checkpoint)
+    save.write_checkpoint(tmp_path / "merged", changed.checkpoint)
     assert np.abs(cutaway.load(tmp_path / "merged").classify(rows).logits - expected).max() < 1e-5
 
 
@@ -68,7 +68,7 @@ def test_a_head_that_the_base_has_no_place_for_is_refused(tmp_path: Path) -> Non
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match=r"has the shape .3,.*, and the base's head has .2,"):
         cutaway.load(tmp_path / "other", adapter=tmp_path / "adapter")
-    base = load.read(tmp_path / "base")
+    base = load.read_checkpoint(tmp_path / "base")
     assert set(adapters.extended(base, tmp_path / "adapter").head) == {
         f"classifier.{layer}.{part}" for layer in ("dense", "out_proj") for part in ("weight", "bias")
     }

@@ -102,7 +102,7 @@ def ours(model: Any, depth: int = 2) -> list[torch.Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_head_is_transformers(case: str, tmp_path: Path) -> None:
     main, head, folder = made(case, tmp_path)
-    checkpoint = load.read(folder)
+    checkpoint = load.read_checkpoint(folder)
     assert len(checkpoint.config.mtp) == 1
     model = decoder(checkpoint)
     found, wanted = ours(model), expected(main, head)
@@ -111,20 +111,20 @@ def test_a_head_is_transformers(case: str, tmp_path: Path) -> None:
         scores = main.lm_head(other)
         assert float((model.scored(one) - scores).detach().abs().max()) < allowed
         assert float(scores.detach().std()) > 0.1
-    save.write(tmp_path / "saved", checkpoint)
+    save.write_checkpoint(tmp_path / "saved", checkpoint)
     first, second = (load_file(at / "model.safetensors") for at in (folder, tmp_path / "saved"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert load.read(tmp_path / "saved").config == checkpoint.config
+    assert load.read_checkpoint(tmp_path / "saved").config == checkpoint.config
     if case in IN_GGUF:
         _as_gguf(checkpoint, tmp_path / "saved.gguf", IN_GGUF[case])
 
 
 def _as_gguf(checkpoint: Checkpoint, path: Path, kept: bool) -> None:
     """The head's tensors are of a layer after the last, and read back; or they are left out, with a note."""
-    saved = save.write(path, tiny.worded(checkpoint), type="F32")
+    saved = save.write_checkpoint(path, tiny.worded(checkpoint), type="F32")
     assert any("MTP" in note for note in saved.notes) is not kept
-    back, file = load.read(path), gguf.read(path)
+    back, file = load.read_checkpoint(path), gguf.read(path)
     layers, architecture = len(checkpoint.config.blocks), file.metadata["general.architecture"]
     assert file.metadata.get(f"{architecture}.nextn_predict_layers", 0) == kept
     assert file.metadata[f"{architecture}.block_count"] == layers + kept

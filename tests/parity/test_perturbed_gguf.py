@@ -95,7 +95,7 @@ def test_what_llama_cpp_takes_for_granted_is_written_another_way(what: str, tmp_
     case = case_of(*AGREES[what])
     found = perturbed.outcome(case, tmp_path)
     assert found.what == "agrees", found
-    again = load.read(tmp_path / "model.gguf")
+    again = load.read_checkpoint(tmp_path / "model.gguf")
     ids = list(range(2, 42))
     ours = perturbed.checkpoint_of(case.family, case.config, 0)
     assert abs(perturbed.ours(again, ids) - perturbed.ours(ours, ids)).max() < 1e-4
@@ -106,7 +106,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused(what: str, tmp_path: Path)
     name, edit, sentence = REFUSED[what]
     case = case_of(name, edit)
     with pytest.raises(UserError, match=f"cannot be written as GGUF: .*{sentence}"):
-        save.write(tmp_path / "model.gguf", perturbed.checkpoint_of(case.family, case.config, 0))
+        save.write_checkpoint(tmp_path / "model.gguf", perturbed.checkpoint_of(case.family, case.config, 0))
     assert not list(tmp_path.iterdir())
 
 

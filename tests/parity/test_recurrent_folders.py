@@ -16,10 +16,10 @@ def test_olmo_hybrids_convolutions_are_read_as_transformers_cuts_them(tmp_path: 
     torch.manual_seed(0)
     model = tiny.transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     model.save_pretrained(tmp_path / "even")
-    checkpoint = load.read(tmp_path / "even")
+    checkpoint = load.read_checkpoint(tmp_path / "even")
     name = "blocks.0.attention.conv.{}.weight"
     assert [checkpoint.tensors[name.format(part)].shape[0] for part in ("key", "value")] == [48, 72]
     assert distance(tiny.ours(checkpoint), tiny.theirs(model)) < EXACT
-    save.write(tmp_path / "own", checkpoint)
-    assert distance(tiny.ours(load.read(tmp_path / "own")), tiny.theirs(model)) < EXACT
+    save.write_checkpoint(tmp_path / "own", checkpoint)
+    assert distance(tiny.ours(load.read_checkpoint(tmp_path / "own")), tiny.theirs(model)) < EXACT
     assert distance(tiny.reopened(tmp_path / "own"), tiny.theirs(model)) < EXACT

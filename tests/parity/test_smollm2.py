@@ -22,7 +22,7 @@ CLOSE = 1e-3
 
 @pytest.fixture(scope="module")
 def checkpoint() -> load.Checkpoint:
-    return load.read(smollm2.gguf_file())
+    return load.read_checkpoint(smollm2.gguf_file())
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def tokenizer(checkpoint: load.Checkpoint) -> Tokenizer:
 def folder(checkpoint: load.Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The model as a safetensors folder, in half the size of float32."""
     path = tmp_path_factory.mktemp("smollm2") / "folder"
-    save.write(path, checkpoint, type="BF16")
+    save.write_checkpoint(path, checkpoint, type="BF16")
     yield path
     (path / "model.safetensors").unlink()
 
@@ -73,8 +73,8 @@ def test_cached_is_reread(engine: PyTorchEngine, tokenizer: Tokenizer) -> None:
 
 
 def test_gguf_to_gguf_is_the_same_to_the_bit(checkpoint: load.Checkpoint, tmp_path: Path) -> None:
-    save.write(tmp_path / "again.gguf", checkpoint)
-    again = load.read(tmp_path / "again.gguf")
+    save.write_checkpoint(tmp_path / "again.gguf", checkpoint)
+    again = load.read_checkpoint(tmp_path / "again.gguf")
     assert again.config == checkpoint.config and again.chat_template == checkpoint.chat_template
     for name in checkpoint.tensors:
         ours, theirs = again.tensors[name], checkpoint.tensors[name]
@@ -90,8 +90,8 @@ def test_llama_cpp_reads_what_was_written(
     """
     ids = tokenizer.encode(smollm2.PROMPTS[0])
     expected = torch.log_softmax(torch.from_numpy(engine.logits(ids)[-1]).double(), dim=-1).numpy()
-    save.write(tmp_path / "packed.gguf", checkpoint)
-    save.write(tmp_path / "float.gguf", checkpoint, type="F32")
+    save.write_checkpoint(tmp_path / "packed.gguf", checkpoint)
+    save.write_checkpoint(tmp_path / "float.gguf", checkpoint, type="F32")
     found = {}
     for path in (smollm2.gguf_file(), tmp_path / "packed.gguf", tmp_path / "float.gguf"):
         with llama_cpp.opened(path, checkpoint.config.vocab) as scores:
@@ -107,19 +107,22 @@ def test_transformers_reads_what_was_written(folder: Path, tokenizer: Tokenizer)
     ids = tokenizer.encode(smollm2.TEXT)
     with torch.no_grad():
         expected = judge(torch.tensor([ids])).logits[0].numpy()
-    found = PyTorchEngine(decoder(load.read(folder))).logits(ids)
+    found = PyTorchEngine(decoder(load.read_checkpoint(folder))).logits(ids)
     assert np.abs(found - expected).max() < CLOSE
     words = transformers.AutoTokenizer.from_pretrained(folder)
     assert words(smollm2.TEXT)["input_ids"] == ids
-    assert words.eos_token_id == tokenizer.eos and words.chat_template == load.read(folder).chat_template
+    assert (
+        words.eos_token_id == tokenizer.eos
+        and words.chat_template == load.read_checkpoint(folder).chat_template
+    )
     assert judge.generation_config.eos_token_id == list(tokenizer.eos_ids)
 
 
 def test_safetensors_to_gguf_and_back_is_the_same_to_the_bit(folder: Path, tmp_path: Path) -> None:
     """BF16 through GGUF; llama.cpp's tokenizer metadata are made from tokenizer.json."""
-    first = load.read(folder)
-    save.write(tmp_path / "m.gguf", first)
-    second = load.read(tmp_path / "m.gguf")
+    first = load.read_checkpoint(folder)
+    save.write_checkpoint(tmp_path / "m.gguf", first)
+    second = load.read_checkpoint(tmp_path / "m.gguf")
     assert second.config == first.config and second.chat_template == first.chat_template
     for name in first.tensors:
         ours, theirs = second.tensors[name], first.tensors[name]

@@ -27,7 +27,7 @@ class Words(Bytes):
 
 @pytest.mark.parametrize("case", ["gemma2-1", "qwen3"])
 def test_the_six_studies_are_hooks_on_transformers(case: str, folder: Callable[[str], Path]) -> None:
-    subject = Subject.of(decoder(load.read(folder(case)), "float32").double(), Words())
+    subject = Subject.of(decoder(load.read_checkpoint(folder(case)), "float32").double(), Words())
     hf = copy.deepcopy(tiny.model(case)).double()
     for name, (ours, by_hand) in STUDIES.items():
         found, judge = ours(subject, TASK), by_hand(hf, TASK)

@@ -47,7 +47,7 @@ def theirs(seed: int, kind: Any = LlamaForCausalLM) -> Any:
 
 def ours(model: Any, objective: Any, folder: Path) -> Trainable:
     model.save_pretrained(folder)
-    made = build.decoder(load.read(folder))
+    made = build.decoder(load.read_checkpoint(folder))
     objective.attach(made)
     return Trainable(made, objective, torch.ones(320))
 
@@ -119,7 +119,7 @@ def same_gradients(made: Trainable, model: Any, folder: Path) -> None:
     named = dict(model.named_parameters())
     own = dict(made.model.named_parameters())
     compared = 0
-    for bound in rules.bind(family_registry.get("llama").hf, load.read(folder).config):
+    for bound in rules.bind(family_registry.get("llama").hf, load.read_checkpoint(folder).config):
         if bound.theirs not in named or named[bound.theirs].grad is None:
             continue
         grads = bound.how.load(formats.pack(named[bound.theirs].grad.numpy(), "F32"), bound.place)

@@ -76,7 +76,7 @@ def edited(case: str, edit: dict[str, Any], folder: Path) -> Path:
 @pytest.mark.parametrize(("case", "edit"), SAME, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_transformers_computes(case: str, edit: dict[str, Any], tmp_path: Path) -> None:
     folder = edited(case, edit, tmp_path)
-    assert (tiny.ours(load.read(folder)) - tiny.reopened(folder)).abs().max() < EXACT
+    assert (tiny.ours(load.read_checkpoint(folder)) - tiny.reopened(folder)).abs().max() < EXACT
 
 
 @pytest.mark.parametrize(("case", "edit", "sentence"), REFUSED)
@@ -84,7 +84,7 @@ def test_what_has_no_meaning_is_refused(
     case: str, edit: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        load.read(edited(case, edit, tmp_path))
+        load.read_checkpoint(edited(case, edit, tmp_path))
 
 
 def test_yarn_needs_two_pairs_to_blend_between() -> None:

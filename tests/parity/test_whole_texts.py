@@ -73,7 +73,7 @@ def test_a_server_and_a_gguf_file_embed_the_end_token_too(tmp_path: Path) -> Non
         answer = server.post("/v1/embeddings", {"input": TEXTS}).json()
     found = np.array([one["embedding"] for one in answer["data"]], np.float32)
     assert np.abs(found - expected).max() < 1e-5 and answer["usage"]["prompt_tokens"] == 9 + 2 * 3
-    save.write(tmp_path / "model.gguf", lm.checkpoint)
+    save.write_checkpoint(tmp_path / "model.gguf", lm.checkpoint)
     for engine, most in {
         "pytorch": 1e-5,
         "auto": 1e-3,

@@ -29,7 +29,7 @@ def opened(folder: Path) -> tuple[torch.Tensor, list[str]]:
     """Cutaway's logits of a folder, and what it warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checkpoint = load.read(folder)
+        checkpoint = load.read_checkpoint(folder)
     return tiny.ours(checkpoint), [str(each.message) for each in caught]
 
 
@@ -190,7 +190,7 @@ def test_a_tied_head_is_the_wrappers_or_the_texts(tmp_path: Path) -> None:
     data["text_config"]["tie_word_embeddings"] = False
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match=r"lm_head\.weight"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)
     data["tie_word_embeddings"] = True
     (tmp_path / "config.json").write_text(json.dumps(data))
     weights = load_file(tmp_path / "model.safetensors")
@@ -226,4 +226,4 @@ def test_a_text_that_is_not_read_is_named(tmp_path: Path) -> None:
         tmp_path, lambda name: name, lambda data: data["text_config"].update(model_type="kosmos_2_text_model")
     )
     with pytest.raises(UserError, match="text_config: model_type is 'kosmos_2_text_model'"):
-        load.read(tmp_path)
+        load.read_checkpoint(tmp_path)

@@ -60,9 +60,9 @@ def judged(entry: Entry, folder: Path) -> Found:
         opened = peft_kinds.opened(model, folder / "adapter")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = load.read(folder / "base")
+        base = load.read_checkpoint(folder / "base")
         try:
-            tuned = adapters.joined(base, adapters.read(folder / "adapter", base))
+            tuned = adapters.joined(base, adapters.read_adapter(folder / "adapter", base))
         except UserError as problem:
             return Found("refused", str(problem))
     plain = peft_kinds.ours(entry.case, base)

@@ -349,7 +349,7 @@ def compared(model: Any, folder: Path, strict: bool = False) -> Verdict:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnreadKeys)
         try:
-            checkpoint = load.read(folder, strict)
+            checkpoint = load.read_checkpoint(folder, strict)
         except UserError as error:
             return Verdict(refused=str(error))
     warned = " | ".join(str(one.message) for one in caught if issubclass(one.category, UnreadKeys))

@@ -36,7 +36,7 @@ def test_as_published(entry: Entry, tmp_path: Path) -> None:
     config = collection.small(collection.text_of(entry.config))
     if entry.refused is not None:
         (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
-        assert re.search(entry.refused, described.read(tmp_path).refused)
+        assert re.search(entry.refused, described.read_description(tmp_path).refused)
         return
     verdict = collection.judged(config, tmp_path / "model")
     assert verdict.agrees, verdict.refused or f"{verdict.distance:.2g} where {verdict.within:.2g} is rounding"

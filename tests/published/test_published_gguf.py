@@ -76,13 +76,13 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
     """As in the files of GLM-4.5, which count them among their blocks."""
     case = perturbed.bases()["glm4_moe"][0]
     family, config = perturbed.read(case.data)
-    save.write(tmp_path / "plain.gguf", perturbed.checkpoint_of(family.name, config, 0))
+    save.write_checkpoint(tmp_path / "plain.gguf", perturbed.checkpoint_of(family.name, config, 0))
     file = gguf.read(tmp_path / "plain.gguf")
     last, count = len(config.blocks) - 1, "glm4moe.block_count"
     more = {name.replace(f"blk.{last}.", f"blk.{last + 1}."): one for name, one in file.tensors.items()}
     more[f"blk.{last + 1}.nextn.eh_proj.weight"] = formats.pack(np.zeros((4, 8), np.float32), "F32")
     words = {**file.metadata, count: np.uint32(last + 2), "glm4moe.nextn_predict_layers": np.uint32(1)}
     gguf.write(tmp_path / "further.gguf", words, file.tensors | more)
-    plain, further = (load.read(tmp_path / f"{name}.gguf") for name in ("plain", "further"))
+    plain, further = (load.read_checkpoint(tmp_path / f"{name}.gguf") for name in ("plain", "further"))
     assert further.config == plain.config
     assert np.array_equal(perturbed.ours(further, [5, 6, 7]), perturbed.ours(plain, [5, 6, 7]))

@@ -42,7 +42,7 @@ def test_a_published_folder_is_its_librarys(name: str, tmp_path: Path) -> None:
     folder = published.written(name, tmp_path)
     tok = Tokenizer.load(tmp_path)
     assert {token for token in folder.added if token not in tok.added} == set()
-    template = pairs.read(tmp_path, tok) if folder.pair else None
+    template = pairs.read_pair_template(tmp_path, tok) if folder.pair else None
     whole = tmp_path / "again" / "tokenizer.json"
     try:
         whole.parent.mkdir()

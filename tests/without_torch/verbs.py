@@ -127,7 +127,7 @@ def prepare(model: str) -> None:
     drawn = {one: random.standard_normal(shape).astype(np.float32) for one, shape in pair.items()}
     Path("adapter").mkdir()
     packed = {one: formats.pack(array, "F32") for one, array in drawn.items()}
-    safetensors.write(Path("adapter/adapter_model.safetensors"), packed)
+    safetensors.write_safetensors(Path("adapter/adapter_model.safetensors"), packed)
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 1, "target_modules": ["q_proj"]}
     Path("adapter/adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": model}))
 

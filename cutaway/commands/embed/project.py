@@ -60,7 +60,7 @@ def project(
         return
     files.check_file(output, force)
     document = map_page.page(opened(source), Path(source).name, count, method)
-    files.write(output, document, force=force)
+    files.write_file(output, document, force=force)
     print(f"{output}: {console.size(len(document.encode()))}")
     if open_page:
         import webbrowser

@@ -17,8 +17,8 @@ def opened(source: str) -> Vectors:
     """The vectors that a verb was given: a file's, or a model's own embedding table."""
     path = Path(source)
     if vectors.is_vectors(path):
-        return vectors.read(path)
-    return vectors.of_model(load.read(console.model_path(source)))
+        return vectors.read_vectors(path)
+    return vectors.of_model(load.read_checkpoint(console.model_path(source)))
 
 
 def known(found: Vectors, word: str) -> None:

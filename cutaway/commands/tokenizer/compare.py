@@ -76,7 +76,7 @@ def compare(
     if not languages and not as_json:
         note(f"Note: parity needs the declarations, which are not here: {advice()}.")
     rows = [measured(name, tok, text, languages) for name, tok in made.items()]
-    plots.write(_report(rows, languages, text), html, svg, force)
+    plots.write_plots(_report(rows, languages, text), html, svg, force)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:

@@ -81,7 +81,7 @@ def _norms(tok: Tokenizer, model: str) -> np.ndarray:
     from cutaway.quantization.formats import unpack
     from cutaway.weights import load
 
-    tensors = load.read(model_path(model)).tensors
+    tensors = load.read_checkpoint(model_path(model)).tensors
     if "embedding.weight" not in tensors:
         raise UserError(f"{model} has no table of embeddings")
     rows = unpack(tensors["embedding.weight"])

@@ -12,7 +12,7 @@ from cutaway.commands.options import Flag, Force, Json
 from cutaway.commands.tokenizer.show import display
 from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
-from cutaway.store.files import check_file, write
+from cutaway.store.files import check_file, write_file
 from cutaway.tokenizer import Tokenizer, bpe, bpe_train, spec_files, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
@@ -93,7 +93,7 @@ def train(
         console.note(f"Note: {warning.message}.")
     path = tok.save(output, force=force)
     if template is not None:
-        write(path.parent / run_tokenizer.TEMPLATE, template)
+        write_file(path.parent / run_tokenizer.TEMPLATE, template)
     _note_undercount(counted)
     if as_json:
         console.print_json({"path": str(path), "kind": kind, "tokens": len(tok)} | _summary(counted))

@@ -52,7 +52,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
             (folder / "config.json").write_text('{"model_type": "llama"}')
             for target in (folder, folder / name):
                 try:
-                    read(target)
+                    read_model_file(target)
                 except (UserError, OperationalError):
                     continue
             ran.append(canary.exists())
@@ -85,7 +85,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     return [loaded, own]
 
 
-def read(path: Path) -> None:
+def read_model_file(path: Path) -> None:
     """Load a model from a path, as a user does."""
     load(path)
 

@@ -39,7 +39,7 @@ from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress, Role
 from cutaway.security.injection_attempts import attempts, followed_by
 from cutaway.security.probes.injection import SEEN
 from cutaway.security.training import adapted
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 from cutaway.tokenizer import Tokenizer, chat
 
@@ -100,7 +100,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
         if known.get("key") != (key := json.loads(json.dumps(key))):
             path.parent.mkdir(parents=True, exist_ok=True)
             known = make() | {"key": key}
-            write(path, json.dumps(known))
+            write_file(path, json.dumps(known))
         progress(next(done), stages)
         return known
 

@@ -24,7 +24,7 @@ from cutaway.security.defences import dp_sgd
 from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress
 from cutaway.security.probes import extraction
 from cutaway.security.training import Size, sentence
-from cutaway.store.files import write
+from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.named_tensors import Tensors
@@ -94,7 +94,7 @@ def measured(
 
 def _write(path: Path, figures: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(figures))
+    write_file(path, json.dumps(figures))
 
 
 def _finding(

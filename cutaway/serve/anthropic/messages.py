@@ -27,7 +27,7 @@ from cutaway.serve.anthropic.schema import (
     ToolParam,
 )
 from cutaway.serve.api_error import APIError
-from cutaway.serve.conversation import Conversation, begin, read, reason
+from cutaway.serve.conversation import Conversation, begin, read_answer, reason
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai.format import new_id, usage, warned
 from cutaway.serve.openai.sampling_schema import schema_format
@@ -183,7 +183,7 @@ class Message:
         return await self.of.service.run(self.of.client, self._response, pieces)
 
     def _response(self, service: Service, pieces: Sequence[Piece]) -> Response:
-        answer = read(self.of.reader(), pieces)
+        answer = read_answer(self.of.reader(), pieces)
         content = _content(answer.thought, answer.content, answer.calls)
         service.log_answer(self.of.body, content)
         self._keep(service, content)

@@ -18,7 +18,7 @@ from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought
 from cutaway.serve import infill
 from cutaway.serve.api_error import APIError
-from cutaway.serve.conversation import Conversation, begin, read, reason
+from cutaway.serve.conversation import Conversation, begin, read_answer, reason
 from cutaway.serve.json_body import json_response
 from cutaway.serve.ollama.models import name_of
 from cutaway.serve.ollama.schema import ChatRequest, GenerateRequest, OllamaMessage, OllamaRequest, Options
@@ -124,7 +124,7 @@ class OllamaAnswer:
         return await self.of.service.run(self.of.client, self._response, pieces)
 
     def _response(self, service: Service, pieces: list[Piece]) -> Response:
-        answer = read(self.of.reader(), pieces)
+        answer = read_answer(self.of.reader(), pieces)
         events: list[Event] = [Thought(answer.thought)] if answer.thought else []
         answered = self._part([*events, answer.content], answer.calls) | self._logprobs(pieces)
         service.log_answer(self.of.body, [answered])

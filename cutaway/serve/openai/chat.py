@@ -13,7 +13,7 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import AnswerReader, Event
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.conversation import Conversation, begin, prepare, read, reason
+from cutaway.serve.conversation import Conversation, begin, prepare, read_answer, reason
 from cutaway.serve.json_body import json_response, obfuscated
 from cutaway.serve.openai.format import (
     end_token,
@@ -127,7 +127,7 @@ class ChatCompletion:
         return found
 
     def _choice(self, i: int, reader: AnswerReader, pieces: Sequence[Piece]) -> dict[str, Any]:
-        answer = read(reader, pieces)
+        answer = read_answer(reader, pieces)
         content = answer.content or (None if answer.calls else "")
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if answer.thought:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.serve.api_error import APIError
-from cutaway.serve.conversation import Conversation, begin, read
+from cutaway.serve.conversation import Conversation, begin, read_answer
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
 from cutaway.serve.openai.format import finish_reason, new_id, warned
@@ -110,7 +110,7 @@ class Compaction:
 
     def _response(self, service: Service, pieces: Sequence[Piece], done: Generation) -> Response:
         reader = self.of.reader()
-        summary = read(reader, pieces).content.strip()
+        summary = read_answer(reader, pieces).content.strip()
         if not summary:
             text = "The model wrote no summary: give other instructions, or a greater max_output_tokens"
             raise APIError(500, text, type="server_error", code="no_summary")

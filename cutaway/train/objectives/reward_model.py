@@ -53,7 +53,7 @@ class Config(Objective):
 
         weight = array(model.get_parameter(HEAD)).astype("float32")
         if folder is not None:
-            safetensors.write(folder / REWARD, {HEAD: formats.pack(weight, "F32")})
+            safetensors.write_safetensors(folder / REWARD, {HEAD: formats.pack(weight, "F32")})
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the pairs' losses, and the sums that ``report`` reads."""
@@ -84,7 +84,9 @@ class RewardModel:
         if not (folder / REWARD).is_file():
             raise UserError(f"{folder}: holds no reward model: there is no {REWARD} in it")
         at_rest = (
-            load.with_adapter(folder) if (folder / load.ADAPTER).is_file() else load.read(folder / "model")
+            load.with_adapter(folder)
+            if (folder / load.ADAPTER).is_file()
+            else load.read_checkpoint(folder / "model")
         )
         self.model = build.decoder(at_rest, device=device)
         import torch

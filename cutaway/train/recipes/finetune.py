@@ -94,7 +94,9 @@ class FinetuningConfig(TrainingConfig):
         return self.adapter is not None
 
 
-def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig) -> Run:
+def read_finetuning_config(
+    source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig
+) -> Run:
     """The run of a YAML file, a preset or a run's folder, changed; its model is the base's."""
     config.check_names(changes, methods.entries(source, ()), kind)
     found = config.without_other_kinds(methods.entries(source, changes), changes, kind)
@@ -112,7 +114,7 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
     begun = config.entries(str(folder), ()) if (folder / RUN).is_file() else None
     if begun is None:
         if isinstance(run.objective, distill.Config):  # before the examples are tokenised
-            wise = load.read(store.resolve(run.objective.teacher, pull=True))
+            wise = load.read_checkpoint(store.resolve(run.objective.teacher, pull=True))
             _check_same_words(run.objective.teacher, wise.tokenizer, base(run).tokenizer)
         source = examples.source(run.data, run.objective, run.base)
         if examples.kept_source(folder) != source:  # else a run was stopped before its first step
@@ -234,7 +236,7 @@ def _with_reference(
 
 def teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder:
     """The frozen model to learn from. Raises UserError if its tokens are others than the student's."""
-    at_rest = load.read(store.resolve(objective.teacher, pull=True))
+    at_rest = load.read_checkpoint(store.resolve(objective.teacher, pull=True))
     _check_same_words(objective.teacher, at_rest.tokenizer, tokenizer)
     model = build.decoder(at_rest, objective.teacher_type)
     freeze(model)
@@ -253,7 +255,7 @@ def _check_same_words(teacher: str, theirs: Tokenizer, tokenizer: Tokenizer) -> 
 
 def base(run: FinetuningConfig) -> Checkpoint:
     """The base model at rest, with the positions that the run gives it."""
-    at_rest: Any = load.read(store.resolve(run.base, pull=True))
+    at_rest: Any = load.read_checkpoint(store.resolve(run.base, pull=True))
     if run.context_extension is None:
         return at_rest
     return replace(at_rest, config=run.context_extension.extended(at_rest.config))
@@ -304,6 +306,6 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
             return
         own = {name: weights[name] for name in at_rest.tensors}
         tensors = Tensors({name: formats.pack(weight.numpy(), "F32") for name, weight in own.items()})
-        save.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
+        save.write_checkpoint(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
 
     return write

@@ -91,7 +91,7 @@ def export(training: Training, folder: Path) -> None:
         lambda: tokenizer,
         chat_template=tokenizer.chat_template,
     )
-    save.write(folder / MODEL, at_rest, "safetensors", force=True)
+    save.write_checkpoint(folder / MODEL, at_rest, "safetensors", force=True)
 
 
 def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:

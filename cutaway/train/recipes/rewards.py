@@ -35,9 +35,9 @@ JUDGE = "reward_model"
 TRIED = 8  # questions that ``check`` samples
 
 
-def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
+def read_rewards_config(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
     """The run of a method, a YAML file or a run's folder, changed; its model is the base's."""
-    return finetune.read(source, changes, RewardsConfig)
+    return finetune.read_finetuning_config(source, changes, RewardsConfig)
 
 
 def resolved(run: RewardsConfig, folder: Path, note: Note) -> RewardsConfig:

@@ -427,8 +427,8 @@ def _config(path: Path) -> dict[str, gguf.Packed]:
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "gguf": gguf.read,
-    "safetensors": safetensors.read,
-    "model": load.read,
+    "safetensors": safetensors.read_safetensors,
+    "model": load.read_checkpoint,
     "config": _config,
 }
 

@@ -114,11 +114,13 @@ def in_shards(folder: Path) -> None:
 
     as_folder(folder)
     weights = folder / "m" / "model.safetensors"
-    found = safetensors.read(weights)
+    found = safetensors.read_safetensors(weights)
     names, where = sorted(found), {}
     for n, part in enumerate((names[::2], names[1::2]), 1):
         file = f"model-{n:05}-of-00002.safetensors"
-        safetensors.write(folder / "m" / file, {name: found[name] for name in part}, {"format": "pt"})
+        safetensors.write_safetensors(
+            folder / "m" / file, {name: found[name] for name in part}, {"format": "pt"}
+        )
         where |= dict.fromkeys(part, file)
     weights.unlink()
     (folder / "m" / "model.safetensors.index.json").write_text(
@@ -164,7 +166,7 @@ def own_format(folder: Path) -> None:
     odd = tuple(
         replace(b, attention=replace(b.attention, scale=0.31 + n)) for n, b in enumerate(config.blocks)
     )
-    save.write(
+    save.write_checkpoint(
         folder / "m",
         replace(checkpoint, config=replace(config, blocks=odd), tensors=Tensors(tensors)),
         format="safetensors",
@@ -213,7 +215,7 @@ def eagle3_head(folder: Path) -> None:
 def adapter(folder: Path) -> None:
     from cutaway.weights import adapters
 
-    adapters.write(folder / "a", low_rank(), lm().checkpoint, str(base()))
+    adapters.write_adapter(folder / "a", low_rank(), lm().checkpoint, str(base()))
     path = folder / "a" / "adapter_config.json"
     config = json.loads(path.read_text())
     config |= {
@@ -226,7 +228,7 @@ def adapter(folder: Path) -> None:
 def gguf_adapter(folder: Path) -> None:
     from cutaway.weights import gguf_adapters
 
-    gguf_adapters.write(folder / "a.gguf", low_rank(), lm().checkpoint)
+    gguf_adapters.write_gguf_adapter(folder / "a.gguf", low_rank(), lm().checkpoint)
 
 
 MESSAGES = [{"role": "user", "content": "hi the"}, {"role": "assistant", "content": "then 12"}]
@@ -295,7 +297,7 @@ def texts_of_features(folder: Path) -> None:
         "at": ("I32", (24, 1), np.ones(24, np.int32)),
     }
     some |= {"ids": ("I32", (24, 1, 3), np.tile(np.array([5, 6, -1], np.int32), 24))}
-    safetensors.write(folder / "sae" / "contexts.safetensors", some)
+    safetensors.write_safetensors(folder / "sae" / "contexts.safetensors", some)
 
 
 def dictionaries(folder: Path) -> None:
@@ -382,7 +384,7 @@ def configs(folder: Path) -> None:
 def pipelines(folder: Path) -> None:
     from cutaway.pipeline import config
 
-    text = config.written(config.read("tiny"))
+    text = config.written(config.read_pipeline("tiny"))
     (folder / "own.yaml").write_text(text, "utf-8")
 
 
@@ -392,7 +394,7 @@ def bundled(folder: Path) -> None:
     adapter(folder)
     (folder / "notes").mkdir()
     (folder / "notes" / "a.txt").write_text("A cat.")
-    bundle.write(
+    bundle.write_bundle(
         folder / "own.cutaway",
         str(base()),
         base(),
@@ -417,7 +419,7 @@ def importance(folder: Path) -> None:
         for name in checkpoint.tensors
         if name.endswith(("query.weight", "up.weight"))
     }
-    imatrix.write(folder / "im.gguf", checkpoint, sums, "text", 64)
+    imatrix.write_imatrix(folder / "im.gguf", checkpoint, sums, "text", 64)
 
 
 def word_vectors(folder: Path) -> None:
@@ -427,8 +429,8 @@ def word_vectors(folder: Path) -> None:
     table = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
     made = Vectors([*"abcdefgh", "the"], table)
     for name in ("w.txt", "w.bin", "w.safetensors"):
-        vectors.write(folder / name, made)
-    vectors.write(folder / "w.vec", made, "text")
+        vectors.write_vectors(folder / name, made)
+    vectors.write_vectors(folder / "w.vec", made, "text")
 
 
 def tokenizers(folder: Path) -> None:
@@ -470,7 +472,9 @@ def run_files(folder: Path) -> None:
     from cutaway.store.files import digest
     from cutaway.weights import safetensors
 
-    safetensors.write(step / "model.safetensors", {"w": formats.pack(np.ones((2, 3), np.float32), "F32")})
+    safetensors.write_safetensors(
+        step / "model.safetensors", {"w": formats.pack(np.ones((2, 3), np.float32), "F32")}
+    )
     (step / "state.json").write_text(json.dumps({"step": 4, "tokens": 100, "random": {"seed": 3}}))
     sums = {name: digest(step / name) for name in ("model.safetensors", "state.json")}
     (step / "sums.json").write_text(json.dumps(sums))
@@ -490,7 +494,7 @@ def run_checkpoint(folder: Path) -> None:
     (folder / "run" / "run.yaml").write_text(yaml.safe_dump(config))
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 4, "sample": "a"}\n')
     (folder / "run" / "samples.jsonl").write_text('{"step": 4, "question": "a", "completion": "b"}\n')
-    safetensors.write(step / "weights.safetensors", dict(checkpoint.tensors))
+    safetensors.write_safetensors(step / "weights.safetensors", dict(checkpoint.tensors))
     (step / "state.json").write_text('{"step": 4}')
 
 
@@ -599,7 +603,7 @@ def reward(folder: Path) -> None:
 
     as_folder(folder)
     (folder / "m").rename(folder / "model")
-    safetensors.write(
+    safetensors.write_safetensors(
         folder / REWARD, {"reward": formats.pack(np.ones(lm().config.width, np.float32), "F32")}
     )
 
@@ -711,7 +715,7 @@ def _(folder: Path, rng: random.Random) -> None:
     damaged = Path((folder / ".damaged").read_text()).parent if (folder / ".damaged").is_file() else Path()
     for own in [folder / damaged] if damaged.name else sorted(folder.iterdir()):
         method = methods.of_folder(parsed(own / "config.json"), own, own / "config.json")
-        found = safetensors.read(own)
+        found = safetensors.read_safetensors(own)
         for packed in (method.joined(found, own) if method else found).values():
             if packed.type in formats.READERS and packed.shape:
                 formats.unpack(packed.rows(slice(0, 3)))
@@ -739,7 +743,7 @@ def _(folder: Path, rng: random.Random) -> None:
     if rng.random() < 0.3:
         verb("generate", "the", "--model", base(), "--adapter", folder / "a", "--max-tokens", 1)
     else:
-        adapters.read(folder / "a", lm().checkpoint)
+        adapters.read_adapter(folder / "a", lm().checkpoint)
 
 
 @kind("EAGLE-3 head", "generate chat serve", eagle3_head)
@@ -757,7 +761,7 @@ def _(folder: Path, rng: random.Random) -> None:
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.weights import adapters
 
-    adapters.read(folder / "a.gguf", lm().checkpoint)
+    adapters.read_adapter(folder / "a.gguf", lm().checkpoint)
 
 
 @kind("rows of examples", "finetune", lines)
@@ -801,7 +805,7 @@ def _(folder: Path, rng: random.Random) -> None:
     from cutaway.commands import pipeline
     from cutaway.pipeline import config
 
-    pipeline.check(config.read(folder / "own.yaml"))
+    pipeline.check(config.read_pipeline(folder / "own.yaml"))
 
 
 @kind("autoencoder", "sae explain", autoencoder)
@@ -828,7 +832,7 @@ def _(folder: Path, rng: random.Random) -> None:
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.inspect import dictionaries
 
-    (found,) = dictionaries.read(folder / "sae", lm())
+    (found,) = dictionaries.read_dictionaries(folder / "sae", lm())
     if found.contexts is not None:
         lm().tokenizer.decode([id for one in range(24) for ids, *_ in found.contexts.of(one) for id in ids])
 
@@ -920,16 +924,16 @@ def _(folder: Path, rng: random.Random) -> None:
 
     opened = bundle.open(folder / "own.cutaway")
     if opened.model is not None:
-        checkpoint = load.read(opened.model)
+        checkpoint = load.read_checkpoint(opened.model)
         if opened.adapter is not None:
-            adapters.read(opened.adapter, checkpoint)
+            adapters.read_adapter(opened.adapter, checkpoint)
 
 
 @kind("importance matrix", "quantize convert", importance)
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.weights import imatrix
 
-    imatrix.read(folder / "im.gguf", lm().checkpoint)
+    imatrix.read_imatrix(folder / "im.gguf", lm().checkpoint)
 
 
 @kind("word vectors", "embed", word_vectors)
@@ -938,7 +942,7 @@ def _(folder: Path, rng: random.Random) -> None:
 
     file = changed_file(folder)
     vectors.is_vectors(file)
-    vectors.read(file)
+    vectors.read_vectors(file)
 
 
 @kind("tokenizer", "tokenizer", tokenizers)
@@ -973,7 +977,7 @@ def _(folder: Path, rng: random.Random) -> None:
     from cutaway.train import checkpoint, curve, log
 
     run = folder / "run"
-    for points in curve.read(run).values():
+    for points in curve.read_curve(run).values():
         curve.text(points)
     curve.page(run)
     log._cut(run / "metrics.jsonl", 6)
@@ -993,7 +997,7 @@ def _(folder: Path, rng: random.Random) -> None:
     try:
         for one in runs.listed():
             runs.log(one["id"], runs.folder(one["id"]))
-        found = load.read(runs.checkpoint("run", 4))
+        found = load.read_checkpoint(runs.checkpoint("run", 4))
         for name in found.tensors:
             found.tensors[name]
     except APIError as error:
