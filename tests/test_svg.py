@@ -56,6 +56,7 @@ def test_numbers_are_written_as_the_page_writes_them() -> None:
     shown = ["0", "0.0123", "3.142", "12,345", "1.5M", "2.1 × 10¹⁵", "−3.5", "10⁻⁵", "–"]
     assert [scales.brief(value) for value in values] == shown
     assert [text for _, text in scales.ticks(-1, 1, 4, False)] == ["−1.0", "−0.5", "0.0", "0.5", "1.0"]
+    assert [text for _, text in scales.ticks(690, 693, 6, False, whole=True)] == ["690", "691", "692", "693"]
     assert [text for _, text in scales.ticks(1, 1000, 4, True)] == ["1", "10", "100", "1,000"]
 
 

@@ -359,7 +359,7 @@ def _scores(experiment: Experiment, found: dict[str, Any]) -> Bars:
 def _plots(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any]) -> list[Plot]:
     """Learning curves, sweeps, scores against the state, the state's growth, and heads by step."""
     metric, arms_found = experiment.task.metric, found["arms"]
-    score, step = metric.replace("_", " "), Axis("step")
+    score, step = metric.replace("_", " "), Axis("step", whole=True)
     held, state = Axis(f"held-out {score}"), Axis("numbers of state", log=True)
     sweeps = [
         [

@@ -10,13 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows, its unit, whether it is logarithmic, and its ends where they are given."""
+    """What an axis shows, its unit, whether it is logarithmic, its ends where they are given, and
+    whether it has ``whole`` numbers alone.
+    """
 
     title: str
     unit: str = ""
     log: bool = False
     low: float | None = None
     high: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

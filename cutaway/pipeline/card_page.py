@@ -127,7 +127,7 @@ def _curves(stage: Mapping[str, Any]) -> Iterator[Plot]:
         ]  # fmt: skip
         unit = "nats per token" if names[0] in LOSSES and stage["name"] else ""
         y = Axis("loss" if names[0] in LOSSES else "value", unit)
-        yield Plot(stage["name"], Axis("step"), y, series)
+        yield Plot(stage["name"], Axis("step", whole=True), y, series)
 
 
 def _trust(found: Mapping[str, Any]) -> Iterator[report.Part]:

@@ -61,7 +61,7 @@ def page(folder: Path) -> Path | None:
     series = list(_series(curves))
     note = "A faint line is every step." if any(one.faint for one in series) else ""
     title = "Loss by step" if "validation_loss" in curves else "Training loss by step"
-    plot = Plot(title, Axis("step"), Axis("loss", "nats per token"), series, note=note)
+    plot = Plot(title, Axis("step", whole=True), Axis("loss", "nats per token"), series, note=note)
     write_file(folder / PAGE, report.html(folder.name, [plot]))
     write_file((folder / PAGE).with_suffix(".svg"), render.chart(plot) or "")
     return folder / PAGE

@@ -150,7 +150,7 @@ export class Checkpoints {
     const all = [...this.found.entries()].sort(([a], [b]) => a - b);
     if (all.length < 2) return this.charts.replaceChildren(this.place);
     const steps = all.map(([step]) => step);
-    const line = (title, value, y, note = "") => plot({ title, note, x: { title: "step" }, y, series: [{ name: title, line: true, points: true, x: steps, y: all.map(([, one]) => value(one)) }] });
+    const line = (title, value, y, note = "") => plot({ title, note, x: { title: "step", whole: true }, y, series: [{ name: title, line: true, points: true, x: steps, y: all.map(([, one]) => value(one)) }] });
     const later = [];
     const tokens = all[0][1].tokens;
     const whole = heatmap({

@@ -173,5 +173,5 @@ function shortened(run, runs) {
 function chart({ name, series }) {
   const [title, unit] = TITLES[name] ?? [name.replaceAll("_", " "), ""];
   const last = series.map((one) => `${one.name} ${brief(one.y.at(-1))}`).join(", ");
-  return plot({ title, note: series.length > 4 ? "" : `Now: ${last}.`, x: { title: "step" }, y: { title: title.toLowerCase(), unit }, series });
+  return plot({ title, note: series.length > 4 ? "" : `Now: ${last}.`, x: { title: "step", whole: true }, y: { title: title.toLowerCase(), unit }, series });
 }

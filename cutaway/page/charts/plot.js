@@ -69,7 +69,7 @@ function frameOf(spec, width) {
   const across = spec.series.every((one) => one.line) ? exact(spec.x, all("x")) : spec.x; // lines go from edge to edge
   const [xs, ys] = [domain(across, all("x")), domain(spec.y, [...all("y"), ...all("low"), ...all("high"), ...marks])];
   const height = Math.round(Math.max(230, Math.min(360, width * 0.55)));
-  const down = ticks(...ys, Math.max(3, Math.floor((height - 70) / 44)), spec.y.log);
+  const down = ticks(...ys, Math.max(3, Math.floor((height - 70) / 44)), spec.y.log, spec.y.whole);
   const left = Math.ceil(Math.max(24, ...down.map(([, text]) => textWidth(text)))) + 10;
   const lines = spec.series.filter((one) => !one.faint);
   const beside = Math.min(160, Math.max(0, ...lines.map((one) => textWidth(one.name, "600 12px ")))) + 18;
@@ -80,7 +80,7 @@ function frameOf(spec, width) {
   const [fromX, toX] = [left, width - right];
   return {
     width, height, left, right, top, bottom, down, named,
-    across: ticks(...xs, Math.floor((toX - fromX) / 74), spec.x.log),
+    across: ticks(...xs, Math.floor((toX - fromX) / 74), spec.x.log, spec.x.whole),
     x: scale(xs, [fromX, toX], spec.x.log), y: scale(ys, [height - bottom, top], spec.y.log), xs, ys,
   };
 }

@@ -27,10 +27,10 @@ export function tens(power) {
   return "10" + [...String(power)].map((digit) => SUPERSCRIPT[digit]).join("");
 }
 
-// The values that an axis is marked at, about `count` of them, each with its text.
-export function ticks(low, high, count, log) {
+// The values that an axis is marked at, about `count` of them, each with its text; whole numbers where it has no others.
+export function ticks(low, high, count, log, whole = false) {
   if (log) return logTicks(low, high, count);
-  const rough = (high - low) / Math.max(1, count);
+  const rough = Math.max((high - low) / Math.max(1, count), whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((one) => one * power >= rough * 0.999) * power;
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));

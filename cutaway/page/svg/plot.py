@@ -26,12 +26,12 @@ class _Frame:
         ys = scales.domain(spec.y, [*values, *(value for _, value in spec.marks)])
         across = [v for one in spec.series for v in one.x]
         xs = scales.domain(_exact(spec, across), across)
-        self.down = scales.ticks(*ys, max(3, int((height - 70) / 44)), spec.y.log)
+        self.down = scales.ticks(*ys, max(3, int((height - 70) / 44)), spec.y.log, spec.y.whole)
         self.left = max(24, scales.widest([text for _, text in self.down])) + 10
         beside = min(160.0, scales.widest([one.name for one in lines]) * 1.08) + 12
         self.right = width - (beside if self.named else 10)
         self.top, self.floor = top + ABOVE, top + height - BELOW
-        self.across = scales.ticks(*xs, int((self.right - self.left) / 74), spec.x.log)
+        self.across = scales.ticks(*xs, int((self.right - self.left) / 74), spec.x.log, spec.x.whole)
         self.logs = spec.x.log, spec.y.log
         self.x = scales.scale(xs, (self.left, self.right), spec.x.log)
         self.y = scales.scale(ys, (self.floor, self.top), spec.y.log)

@@ -75,11 +75,13 @@ def domain(axis: Axis, values: Iterable[Any]) -> tuple[float, float]:
     return begin if axis.low is None else axis.low, high + room if axis.high is None else axis.high
 
 
-def ticks(low: float, high: float, count: int, log: bool) -> list[tuple[float, str]]:
-    """The values that an axis is marked at, about ``count`` of them, each with its text."""
+def ticks(low: float, high: float, count: int, log: bool, whole: bool = False) -> list[tuple[float, str]]:
+    """The values that an axis is marked at, about ``count`` of them, each with its text; ``whole`` numbers
+    where it has no others.
+    """
     if log:
         return _log_ticks(low, high, count)
-    rough = (high - low) / max(1, count)
+    rough = max((high - low) / max(1, count), float(whole))
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(one for one in (1, 2, 5, 10) if one * power >= rough * 0.999) * power
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
