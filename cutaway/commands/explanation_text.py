@@ -246,7 +246,7 @@ def _heads(explanation: Explanation, width: int) -> Step:
     made = explanation.attribution
     attention, mlp = (sum(getattr(layer, name) for layer in made.layers) for name in ("attention", "mlp"))
     biases = f", biases {signed(made.biases)}" if round(made.biases, 2) else ""
-    rest = f", edits {signed(made.rest)}" if round(made.rest, 2) else ""
+    rest = f", rounding {signed(made.rest)}" if round(made.rest, 2) else ""  # the model here is unedited
     sentence = (
         f"The residual stream is a sum, so the logit of {drawn(made.text)}, {made.logit:.2f}, is one too: "
         f"embedding {signed(made.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}{rest}. These "

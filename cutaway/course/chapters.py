@@ -36,7 +36,7 @@ def chapter(number: int) -> Chapter:
     except ModuleNotFoundError as error:
         if error.name != f"cutaway.course.chapter_{number}":
             raise
-        raise UserError(f"there is no chapter {number}: `cutaway course` lists them") from None
+        raise UserError(f"there is no chapter {number}: `cutaway course list` lists them") from None
     return Chapter(number, module.TITLE, module.QUESTION, tuple(map(_with_more, module.EXERCISES)))
 
 

@@ -208,7 +208,7 @@ def score() -> Heat:
     rows = [query / np.abs(query).max(), key / np.abs(key).max(), products / np.abs(products).max()]
     columns = [str(n) if n % 8 == 0 else "" for n in range(64)]
     return Heat(
-        f"One score by hand: 64 products, in sum {products.sum():.1f}",
+        f"One score by hand: 64 products divided by 8, in sum {products.sum():.1f}",
         Labels("", ["query “to”", "key “drink”", "product / 8"]),
         Labels("number of the 64", columns),
         [row.tolist() for row in rows],
