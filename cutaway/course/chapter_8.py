@@ -168,7 +168,7 @@ def _counted(change: str) -> Callable[..., int]:
 def _parameter_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield 49152, 576, 30, 9, 3, 64, 1536, True  # SmolLM2-135M
     yield 128256, 2048, 16, 32, 8, 64, 8192, False
-    yield int(rng.integers(10, 99)), 8, int(rng.integers(1, 5)), 4, 2, 3, 5, True
+    yield int(rng.integers(10, 99)), 8, int(rng.integers(2, 5)), 6, 3, 3, 5, True
 
 
 # ---- 8.5 ---------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def _adapted(x: np.ndarray, weight: np.ndarray, a: np.ndarray, b: np.ndarray, al
 
 
 def _adapted_cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    for t, d, n, r in ((1, 3, 2, 1), (5, 16, 8, 4)):
+    for t, d, n, r in ((1, 3, 2, 1), (5, 16, 8, 4), (2, 512, 384, 4)):  # the last shows the memory taken
         yield (
             rng.normal(size=(t, d)),
             rng.normal(size=(n, d)),
@@ -385,10 +385,12 @@ table of its own. There are no biases. Returns a whole number.
         task="""
 A model is tuned by a small addition to a large matrix (2106.09685).
 
-x: [t d]; weight: [n d]; a: [r d]; b: [n r]; alpha: a number. The weight becomes weight + (alpha / r) b a,
-without that matrix ever being made. Returns the output [t n].
+x: [t d]; weight: [n d]; a: [r d]; b: [n r]; alpha: a number. The weight becomes weight + (alpha / r) b a.
+Neither that sum nor b a [n d] is made: both are as large as the weight. Returns the output [t n].
 """,
         cases=_adapted_cases,
+        memory=1 << 18,
+        large="is a matrix as large as the weight made on the way?",
         reference=_adapted,
         mistakes=(
             Mistake(

@@ -13,6 +13,7 @@ A hint says what is wrong and never how the right code looks.
 from __future__ import annotations
 
 import copy
+import re
 import time
 import traceback
 import tracemalloc
@@ -25,6 +26,8 @@ import numpy as np
 
 Arguments = tuple[Any, ...]
 CHANGED = "it changed one of its arguments: work on a copy"
+# What numpy says of a product @ whose sizes differ: first the rows of the right factor.
+MISFIT = re.compile(r"matmul: .* mismatch in its core dimension .*\(size (\d+) is different from (\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Exercise:
     below ``imports`` and the code that is ``given``. ``cases(rng)`` yields hidden arguments, small ones
     first. ``judge``, instead of a reference, says what is wrong with a result, or None: for exercises that
     look for something in a real model. ``seconds`` bounds the whole check, after which the hint asks
-    ``slow``; ``memory`` bounds the bytes that an answer takes on the last case, where that is the lesson.
+    ``slow``; ``memory`` bounds the bytes that an answer takes on the last case, where that is the lesson,
+    and ``large`` is what the hint asks then.
     """
 
     number: str
@@ -68,6 +72,7 @@ class Exercise:
     seconds: float = 60.0
     slow: str = "does a loop run for ever?"
     memory: int | None = None
+    large: str = ""
     imports: str = "import numpy as np"
     given: str = ""  # code that the stub has above the function, for the reader to use
 
@@ -118,7 +123,8 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
             hint = _hint_of_any(exercise, arguments, given, result)
         if hint is not None:
             named = None if hint == CHANGED else _named(exercise, [*failed, (arguments, result, None)])
-            return Verdict(False, named or f"{hint} (arguments: {described(arguments)})", tried)
+            shown = described(arguments, small=not _is_misfit(result))
+            return Verdict(False, named or f"{hint} (arguments: {shown})", tried)
         if exercise.judge is not None:
             continue
         assert exercise.reference is not None
@@ -250,7 +256,8 @@ def _hint_of_memory(exercise: Exercise, answer: Callable[..., Any], arguments: A
         tracemalloc.stop()
     if peak <= exercise.memory:
         return None
-    return f"it is right, and takes {peak / 1e6:.1f} MB at once: {exercise.memory / 1e6:.1f} MB are asked for"
+    hint = f"it is right, and takes {peak / 1e6:.1f} MB at once: {exercise.memory / 1e6:.1f} MB are asked for"
+    return f"{hint}; {exercise.large}" if exercise.large else hint
 
 
 def same(one: Any, other: Any, tolerance: float) -> bool:
@@ -309,6 +316,11 @@ def raised(error: BaseException, file: str) -> str:
         number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file
     ]
     where = f" in line {lines[-1]}" if lines else ""
+    if _is_misfit(error) and (sizes := MISFIT.search(str(error))):
+        rows, columns = sizes.groups()
+        return (
+            f"ValueError{where}: in a product @, {columns} columns meet {rows} rows: is one not transposed?"
+        )
     return f"{type(error).__name__}{where}: {error}".rstrip(": ")
 
 
@@ -317,9 +329,19 @@ def _file_of(function: Callable[..., Any]) -> str:
     return code.co_filename if code is not None else ""
 
 
-def described(arguments: Arguments) -> str:
-    """The arguments of a hidden case, as far as they are short: arrays by shape, unless they are tiny."""
-    return ", ".join(shortened(one) for one in arguments)
+def _is_misfit(result: Any) -> bool:
+    """Whether it is numpy's error of a product @ whose sizes differ, which shapes explain, not numbers."""
+    return isinstance(result, ValueError) and MISFIT.search(str(result)) is not None
+
+
+def described(arguments: Arguments, small: bool = True) -> str:
+    """The arguments of a hidden case, as far as they are short: arrays by shape, unless ``small`` ones are
+    shown and they are tiny.
+    """
+    return ", ".join(
+        f"array{list(one.shape)}" if isinstance(one, np.ndarray) and not small else shortened(one)
+        for one in arguments
+    )
 
 
 def shortened(value: Any) -> str:

@@ -65,6 +65,18 @@ BLOCKS: Faults = {
         "eps is added to the sum of squares, and not to their mean": lambda right, x, w, e: right(
             x, w, e / x.shape[1]
         ),
+        "it is the square of the mean: the mean of the squares is another number": lambda right, x, w, e: (
+            _over(x, np.sqrt(x.mean(1, keepdims=True) ** 2 + e), w)
+        ),
+        "that is the root of the variance: the mean is not taken off": lambda right, x, w, e: _over(
+            x, np.sqrt(x.var(1, keepdims=True) + e), w
+        ),
+        "eps is added to the result: it is there against a division by 0": lambda right, x, w, e: (
+            right(x, w, 0) + e
+        ),
+        "one norm divides all vectors: each has a size of its own": lambda right, x, w, e: _over(
+            x, np.linalg.norm(x), w
+        ),
     },
     "8.2": {
         "silu is missing: gate and up are multiplied as they are": lambda right, x, g, u, d: (
@@ -99,6 +111,27 @@ BLOCKS: Faults = {
         "the first norm is used twice: the MLP has its own": lambda right, x, n, a, m, p: right(
             x, n, a, n, p
         ),
+        "the MLP reads what attention gave alone: it reads the stream": lambda right, x, n, a, m, p: (
+            x + a(n(x)) + p(m(a(n(x))))
+        ),
+        "each norm comes after its layer: a layer reads through its norm": lambda right, x, n, a, m, p: right(
+            x, a, n, p, m
+        ),
+        "what attention gave is not added: the MLP alone reads it": lambda right, x, n, a, m, p: (
+            x + p(m(a(n(x))))
+        ),
+        "the first residual is missing: attention adds to the stream": lambda right, x, n, a, m, p: (
+            a(n(x)) + p(m(a(n(x))))
+        ),
+        "the second norm is missing: the MLP reads the stream as it is": lambda right, x, n, a, m, p: right(
+            x, n, a, lambda y: y, p
+        ),
+        "the first norm is missing: attention reads the stream as it is": lambda right, x, n, a, m, p: right(
+            x, lambda y: y, a, m, p
+        ),
+        "norm_2 changes the stream itself: only what the MLP reads is normed": lambda right, x, n, a, m, p: (
+            m(x + a(n(x))) + p(m(x + a(n(x))))
+        ),
     },
     "8.4": {
         "the last norm is missing": lambda right, v, d, *g: right(v, d, *g) - d,
@@ -114,6 +147,20 @@ BLOCKS: Faults = {
         "W_k and W_v are two matrices": lambda right, v, d, y, h, g, s, n, t: (
             right(v, d, y, h, g, s, n, t) - y * d * g * s
         ),
+        "the norms of the layers are missing": lambda right, v, d, y, *g: right(v, d, y, *g) - 2 * y * d,
+        "a layer has more norms than two": lambda right, v, d, y, *g: right(v, d, y, *g) + 2 * y * d,
+        "the last norm is counted in each layer: the model has it once": lambda right, v, d, y, *g: (
+            right(v, d, y, *g) + (y - 1) * d
+        ),
+        "attention is counted as 4 width^2, without heads and groups": lambda right, v, d, y, h, g, s, n, t: (
+            right(v, d, y, h, g, s, n, t) + y * (4 * d * d - 2 * d * s * (h + g))
+        ),
+        "W_o is counted as width^2: it need not be square": lambda right, v, d, y, h, g, s, n, t: (
+            right(v, d, y, h, g, s, n, t) + y * d * (d - h * s)
+        ),
+        "groups are multiplied by heads: `groups` is a layer's count": lambda right, v, d, y, h, g, s, n, t: (
+            right(v, d, y, h, h * g, s, n, t)
+        ),
     },
     "8.5": {
         "it multiplies by r: the scale is alpha / r": lambda right, x, w, a, b, s: right(
@@ -128,11 +175,18 @@ BLOCKS: Faults = {
         "the weight is scaled, and the addition is not": lambda right, x, w, a, b, s: (
             x @ w.T * s / len(a) + x @ a.T @ b.T
         ),
+        "the scale is upside down": lambda right, x, w, a, b, s: right(x, w, a, b, len(a) ** 2 / s),
     },
     "8.6": {
         "the scores are divided by their sum: a softmax takes e to the score first": lambda right, s, k: (
             right(s, k)[0],
             (chosen := np.take_along_axis(s, right(s, k)[0], 1)) / chosen.sum(1, keepdims=True),
+        ),
+        "the two arrays are exchanged": lambda right, s, k: right(s, k)[::-1],
+        "the experts are numbered from 1": lambda right, s, k: (right(s, k)[0] + 1, right(s, k)[1]),
+        "those are the chosen scores: the experts' numbers are asked for": lambda right, s, k: (
+            -np.sort(-s, axis=1)[:, :k],
+            right(s, k)[1],
         ),
     },
     "8.7": {
@@ -150,6 +204,21 @@ BLOCKS: Faults = {
         "the mean is taken off: that is layer norm": lambda right, s, n, u, e: right(
             s - s.mean(1, keepdims=True), n, u, e
         ),
+        "one mean is taken over all layers: each layer's vector has its own": lambda right, s, n, u, e: (
+            _over(s, np.sqrt((s**2).mean() + e), n) @ u.T
+        ),
+        "only the last layer's vector is normed": lambda right, s, n, u, e: np.concatenate(
+            [s[:-1] @ u.T, right(s[-1:], n, u, e)]
+        ),
+        "the root is missing in the norm": lambda right, s, n, u, e: (
+            _over(s, (s**2).mean(1, keepdims=True) + e, n) @ u.T
+        ),
+        "the norm has the sum of squares in it, and not their mean": lambda right, s, n, u, e: (
+            _over(s, np.sqrt((s**2).sum(1, keepdims=True) + e), n) @ u.T
+        ),
+        "eps is added after the root": lambda right, s, n, u, e: (
+            _over(s, np.sqrt((s**2).mean(1, keepdims=True)) + e, n) @ u.T
+        ),
     },
     "8.8": {
         "that is how many operations there are: for each byte of the weights": lambda right, r, c, t, b: (
@@ -159,6 +228,21 @@ BLOCKS: Faults = {
             r * c * b / 8
         ),
         "it is a whole division": lambda right, r, c, t, b: right(r, c, t, b) // 1,
+        "the bits are multiplied by 8: bytes are larger than bits": lambda right, r, c, t, b: right(
+            r, c, t, 64 * b
+        ),
+        "the bytes of a weight are upside down: more bits are more bytes": lambda right, r, c, t, b: (
+            t * b / 4
+        ),
+        "the vectors' bytes are counted too: only the weights' are": lambda right, r, c, t, b: (
+            2 * r * c * t / ((r * c + (r + c) * t) * b / 8)
+        ),
+        "the bytes of what comes in are counted too: only the weights' are": lambda right, r, c, t, b: (
+            2 * r * c * t / ((r * c + c * t) * b / 8)
+        ),
+        "all operations are divided by the bytes of one weight": lambda right, r, c, t, b: (
+            r * c * right(r, c, t, b)
+        ),
     },
     "9.2": {
         "sine and cosine are exchanged": lambda right, x, a: _rotated(
