@@ -107,31 +107,24 @@ def _attention_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 # ---- 6.5 ---------------------------------------------------------------------------------------------------
 
 
+def _spread(size: int, count: int, seed: int) -> float:
+    q, k = _drawn(size, count, seed)
+    return float((q * k).sum(-1).std())
+
+
+def _drawn(size: int, count: int, seed: int) -> np.ndarray:
+    """[2 count size]: all queries, then all keys."""
+    return np.random.default_rng(seed).normal(size=(2, count, size))
+
+
 def _spread_cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    for size in (4, 64, 256):
-        yield size, 4000, int(rng.integers(1 << 30))
+    for size, count in ((4, 800), (64, 600), (256, 500)):
+        yield size, count, int(rng.integers(1, 1 << 30))
 
 
-def _spread_judged(arguments: Arguments, result: Any) -> str | None:
-    size = arguments[0]
-    try:
-        spread = float(result)
-    except (TypeError, ValueError):
-        return f"the result should be one number, and is {type(result).__name__}"
-    found = {
-        "the products are divided by the root of the size: here the spread before that is asked for": 1.0,
-        "that is the variance: the standard deviation is its root": float(size),
-        "the two vectors are the same one: draw a query and a key": math.sqrt(2.0 * size),
-        "the numbers are drawn between 0 and 1: normal ones are asked for": math.sqrt(
-            size * (1 / 9 - 1 / 16)
-        ),
-    }
-    if abs(spread / math.sqrt(size) - 1) < 0.08:
-        return None
-    for hint, value in found.items():
-        if abs(spread / value - 1) < 0.08:
-            return hint
-    return "that is not the standard deviation of so many products of random vectors of this size"
+def _is_not_near(arguments: Arguments, result: Any) -> bool:
+    """Whether a spread is far from that of any draw."""
+    return abs(float(result) / math.sqrt(arguments[0]) - 1) > 0.2
 
 
 # ---- 6.6 ---------------------------------------------------------------------------------------------------
@@ -185,31 +178,76 @@ def _previous(patterns: np.ndarray) -> np.ndarray:
 
 def _find_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield (_patterns(),)
+    yield (_made_patterns(rng),)
+    yield (_patterns()[::-1, ::-1],)  # the heads in reversed order: a constant is found out
+
+
+def _made_patterns(rng: np.random.Generator) -> np.ndarray:
+    """[3 4 7 7]: one head looks back with a mean of 0.7, others more at a single token, or at another one."""
+    heads, size = (3, 4), 7
+    patterns = softmax(
+        np.where(np.tril(np.ones((size, size), bool)), rng.normal(size=(*heads, size, size)), -1e30)
+    )
+
+    def put(layer: int, head: int, row: int, column: int, weight: float) -> None:
+        of = patterns[layer, head, row]
+        of *= (1 - weight) / (of.sum() - of[column])
+        of[column] = weight
+
+    for row in range(1, size):
+        put(2, 1, row, row - 1, 0.7)
+        put(0, 3, row, 0, 0.9)
+        put(1, 2, row, row, 0.9)
+    put(0, 2, size - 1, size - 2, 0.95)
+    put(1, 0, 3, 2, 0.99)
+    return patterns
 
 
 def _find_judged(arguments: Arguments, result: Any) -> str | None:
-    means = _previous(arguments[0])
+    patterns = arguments[0]
+    means = _previous(patterns)
     try:
         layer, head = (int(one) for one in result)
     except (TypeError, ValueError):
         return "the result should be two whole numbers: layer and head"
+    best = _largest(means)
+    if (layer, head) == best:
+        return None
+    if (head, layer) == best:
+        return "layer and head are exchanged: the layer comes first"
+    if (layer, head) == _largest(_previous(_patterns())) and patterns.shape != _patterns().shape:
+        return "it is the same head for all patterns: find it in those that are given"
     if not (0 <= layer < means.shape[0] and 0 <= head < means.shape[1]):
         most = ".".join(str(size - 1) for size in means.shape)
         return f"there is no head {layer}.{head}: they go from 0.0 to {most}"
-    if means[layer, head] == means.max():
-        return None
-    others = {
-        "that head looks at the first token most (an attention sink)": arguments[0][..., 0].mean(-1),
-        "that head looks at the token itself most": np.diagonal(arguments[0], 0, 2, 3).mean(-1),
-        "the diagonal is on the wrong side: that is the token after, which no token sees": np.diagonal(
-            arguments[0], 1, 2, 3
-        ).mean(-1),
-    }
-    for hint, found in others.items():
-        if (layer, head) == np.unravel_index(found.argmax(), found.shape):
+    for hint, found in _other_heads(patterns).items():
+        if (layer, head) == _largest(found):
             return hint
     mean = f"{means[layer, head]:.2f}"
     return f"head {layer}.{head} looks at the token before with a mean weight of {mean}: another has more"
+
+
+def _largest(found: np.ndarray) -> tuple[int, int]:
+    layer, head = np.unravel_index(found.argmax(), found.shape)
+    return int(layer), int(head)
+
+
+def _other_heads(patterns: np.ndarray) -> dict[str, np.ndarray]:
+    """What is looked for by mistake, [layers heads], by its hint."""
+    before = np.diagonal(patterns, -1, 2, 3)
+    return {
+        "that head looks at the first token most (an attention sink)": patterns[..., 0].mean(-1),
+        "that head looks at the token itself most": np.diagonal(patterns, 0, 2, 3).mean(-1),
+        "that head has the largest single weight on a token before: the mean over the tokens is asked for": (
+            before.max(-1)
+        ),
+        "only the last token was looked at: the mean over all tokens with one before them is asked for": (
+            before[..., -1]
+        ),
+        "the diagonal is on the wrong side: that is the token after, which no token sees": np.diagonal(
+            patterns, 1, 2, 3
+        ).mean(-1),
+    }
 
 
 EXERCISES = [
@@ -221,8 +259,8 @@ EXERCISES = [
         task="""
 Each token's query (or key, or value) is its vector, multiplied by a matrix.
 
-x: one vector a token [t d]; weight: a matrix as files keep it, one row for each number that comes out [k
-d]. Returns an array [t k]: number j of token i is the product of row j of the weight and vector i.
+x: one vector a token [t d]; weight: a matrix as files keep it, one row for each number that comes out [n
+d]. Returns an array [t n]: number j of token i is the product of row j of the weight and vector i.
 """,
         cases=_projection_cases,
         reference=_projected,
@@ -240,14 +278,14 @@ d]. Returns an array [t k]: number j of token i is the product of row j of the w
         task="""
 How well does each query fit each key?
 
-q: queries [t d]; k: keys [s d]. A score is the dot product of a query and a key, divided by the root of
-their size d. Returns an array [t s]: one row for each query.
+q: queries [t n]; k: keys [s n]. A score is the dot product of a query and a key, divided by the root of
+their size n. Returns an array [t s]: one row for each query.
 """,
         cases=_score_cases,
         reference=_scores,
         mistakes=(
-            Mistake("the scores are not divided by the root of d", lambda q, k: q @ k.T),
-            Mistake("the scores are divided by d: it is the root of d", lambda q, k: q @ k.T / q.shape[-1]),
+            Mistake("the scores are not divided by the root of n", lambda q, k: q @ k.T),
+            Mistake("the scores are divided by n: it is the root of n", lambda q, k: q @ k.T / q.shape[-1]),
             Mistake(
                 "keys and queries are exchanged: one row for each query",
                 lambda q, k: k @ q.T / math.sqrt(q.shape[-1]),
@@ -295,14 +333,14 @@ subtracted from a whole row before. Returns an array [t s].
         task="""
 What a head gives each token: the mean of all values, weighted by how well its query fits their keys.
 
-q: queries [t d]; k: keys [s d]; v: values [s n]. Scores as in 6.2, weights as in 6.3. Returns an array [t
-n]. Every query sees every key here; chapter 7 hides some.
+q: queries [t n]; k: keys [s n]; v: values [s m], whose size m may be another one. Scores as in 6.2,
+weights as in 6.3. Returns an array [t m]. Every query sees every key here; chapter 7 hides some.
 """,
         cases=_attention_cases,
         reference=_attention,
         mistakes=(
-            Mistake("the scores are not divided by the root of d", _attention_unscaled),
-            Mistake("the scores are divided by d: it is the root of d", _attention_divided),
+            Mistake("the scores are not divided by the root of n", _attention_unscaled),
+            Mistake("the scores are divided by n: it is the root of n", _attention_divided),
             Mistake("the softmax is missing: the weights of a row sum to 1", _attention_without_softmax),
             Mistake("it takes the best value alone: a head takes a mean of all", _attention_to_the_best),
         ),
@@ -325,13 +363,19 @@ n]. Every query sees every key here; chapter 7 hides some.
         task="""
 How far do dot products of random vectors spread?
 
-Draw `count` queries and as many keys of `size` independent normal numbers (mean 0, standard deviation 1)
-by a generator of that seed, multiply each query with its key, and return the standard deviation of the
-products: one number. Compare it with the root of the size, and say to yourself what a softmax does to
-scores so far apart.
+Draw `count` queries, then as many keys, of `size` independent normal numbers (mean 0, standard deviation 1)
+by `np.random.default_rng(seed)`. Query number i belongs to key number i. Return the standard deviation of
+these `count` dot products (np.std): one number. Compare it with the root of the size, and say to yourself
+what a softmax does to scores so far apart.
 """,
         cases=_spread_cases,
-        judge=_spread_judged,
+        reference=_spread,
+        properties=(
+            Property(
+                "it is near, but other numbers were drawn: the seed, or the order of queries and keys",
+                _is_not_near,
+            ),
+        ),
     ),
     Exercise(
         number="6.6",
@@ -341,8 +385,8 @@ scores so far apart.
         task="""
 One matrix makes the queries of all heads side by side; each head takes its own part.
 
-x: [t heads*d], in which numbers 0 to d - 1 are head 0's, the next d head 1's, and so on. Returns an array
-[heads t d].
+x: [t heads*n], in which numbers 0 to n - 1 are head 0's, the next n head 1's, and so on. Returns an array
+[heads t n].
 """,
         cases=_head_cases,
         reference=_split,

@@ -85,6 +85,23 @@ def _decoded(x: np.ndarray, project: Any, read: Callable[..., np.ndarray]) -> np
     return np.array(found)
 
 
+def _scaled(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    return q @ k.T / math.sqrt(q.shape[1])
+
+
+def _normed(weights: np.ndarray) -> np.ndarray:
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _drawn(size: int, count: int, seed: int) -> np.ndarray:
+    """[2 count size]: all queries, then all keys."""
+    return np.random.default_rng(seed).normal(size=(2, count, size))
+
+
+def _products(size: int, count: int, seed: int) -> np.ndarray:
+    return _drawn(size, count, seed).prod(0).sum(1)
+
+
 def _weights(scores: np.ndarray) -> np.ndarray:
     return softmax(scores[None])[0]
 
@@ -94,6 +111,40 @@ def _as(kind: str, other: str) -> Callable[..., Any]:
     return lambda right, asked, *rest: right(other if asked == kind else asked, *rest)
 
 
+SPREADS = {
+    "the products are divided by the root of the size: the spread before that is asked for": (
+        lambda right, size, *rest: right(size, *rest) / math.sqrt(size)
+    ),
+    "that is the spread of single numbers' products: a dot product is a sum of them": lambda right, *given: (
+        _drawn(*given).prod(0).std()
+    ),
+    "that is the variance: the standard deviation is its root": lambda right, *given: right(*given) ** 2,
+    "the two vectors are the same one: draw a query and a key": lambda right, size, count, seed: (
+        (_drawn(size, count, seed)[0] ** 2).sum(1).std()
+    ),
+    "the numbers are drawn between 0 and 1: normal ones are asked for": lambda right, size, count, seed: (
+        np.random.default_rng(seed).random((2, count, size)).prod(0).sum(1).std()
+    ),
+    "nothing was drawn: that is the root itself": lambda right, size, *rest: math.sqrt(size),
+    "a query's numbers are added up, and no key is there": lambda right, *given: (
+        _drawn(*given)[0].sum(1).std()
+    ),
+    "each query meets every key: it has one of its own": lambda right, *given: np.std(
+        _drawn(*given)[0] @ _drawn(*given)[1].T
+    ),
+    "all queries meet one key: each has a key of its own": lambda right, *given: np.std(
+        _drawn(*given)[0] @ _drawn(*given)[1, 0]
+    ),
+    "the seed is not used": lambda right, size, count, seed: right(size, count, 0),
+    "that is the range: the standard deviation is asked for": lambda right, *given: np.ptp(_products(*given)),
+    "that is the mean distance from 0: the standard deviation is asked for": lambda right, *given: np.abs(
+        _products(*given)
+    ).mean(),
+    "that is the mean: the standard deviation is asked for": lambda right, *given: _products(*given).mean(),
+    "it is divided by count - 1: np.std divides by count": lambda right, *given: _products(*given).std(
+        ddof=1
+    ),
+}
 VECTORS: Faults = {
     "5.1": {
         "the ids are off by one: id 0 is the first row": lambda right, t, i: t[np.asarray(i) - 1],
@@ -193,13 +244,31 @@ VECTORS: Faults = {
         "that is a distance: a score is a product": lambda right, q, k: (
             -np.linalg.norm(q[:, None] - k, axis=-1)
         ),
-        "8 is the root of 64 alone: a vector has d numbers": lambda right, q, k: q @ k.T / 8,
+        "8 is the root of 64 alone: a vector has n numbers": lambda right, q, k: q @ k.T / 8,
     },
     "6.3": {
         "it takes the largest alone: others have weights too": lambda right, s: (
             s == s.max(1, keepdims=True)
         ).astype(float),
         "the scores are made smaller: subtract, and do not divide": lambda right, s: right(s / 1000),
+        "the scores are divided by the largest: that changes the weights": lambda right, s: right(
+            s / np.abs(s).max()
+        ),
+        "each row is divided by its largest: that changes the weights": lambda right, s: right(
+            s / np.abs(s).max(1, keepdims=True)
+        ),
+        "one number is subtracted from all rows, and a row far below it becomes 0 / 0": lambda right, s: (
+            _normed(np.exp(s - s.max()))
+        ),
+        "every e^(what is left) is 0, and 0 / 0 is no number: was a constant subtracted?": lambda right, s: (
+            _normed(np.exp(s - 1000))
+        ),
+        "a number that is not the row's largest is subtracted, and e^(what is left) is too large": (
+            lambda right, s: _normed(np.exp(s - s.min(1, keepdims=True)))
+        ),
+        "there is no exponential: the smallest score should not have the weight 0": lambda right, s: _normed(
+            s - s.min(1, keepdims=True)
+        ),
     },
     "6.4": {
         "a later key is hidden: here every query sees every key": lambda right, q, k, v: _read(
@@ -217,7 +286,24 @@ VECTORS: Faults = {
         "queries are compared with values: they are compared with keys": lambda right, q, k, v: (
             _read(q, v, v) if v.shape == k.shape else right(q, k, v)
         ),
+        "the softmax is over the queries: the weights of one query sum to 1": lambda right, q, k, v: (
+            softmax(_scaled(q, k).T).T @ v
+        ),
+        "the softmax is over the whole array: the weights of one query sum to 1": lambda right, q, k, v: (
+            softmax(_scaled(q, k).reshape(1, -1)).reshape(len(q), len(k)) @ v
+        ),
+        "e^score is no weight yet: the weights of one query sum to 1": lambda right, q, k, v: (
+            np.exp(_scaled(q, k)) @ v
+        ),
+        "the weights are not divided by their sum": lambda right, q, k, v: (
+            np.exp(_scaled(q, k) - _scaled(q, k).max(1, keepdims=True)) @ v
+        ),
+        "there is no exponential: shares of scores may be negative, or 0 / 0": lambda right, q, k, v: (
+            _normed(_scaled(q, k)) @ v
+        ),
+        "8 is the root of 64 alone: a vector has n numbers": lambda right, q, k, v: _read(q, k, v, scale=8.0),
     },
+    "6.5": SPREADS,
     "7.1": {
         "that is a sigmoid: it is the tanh": lambda right, q, k, w, u, v: np.stack(
             [sigmoid(q @ w.T + u @ one) @ v for one in k], 1

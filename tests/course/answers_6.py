@@ -43,8 +43,26 @@ def previous_token_head(patterns):
     return found
 
 
+def _shares(weights):
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def _turned(size, count, seed):
+    """All queries, and all keys as columns."""
+    q, k = _normal(seed, 2, count, size)
+    return q, k.T
+
+
 def _products(size, count, seed):
     return np.random.default_rng(seed).normal(size=(2, count, size)).prod(0).sum(1)
+
+
+def _at(found):
+    return np.unravel_index(found.argmax(), found.shape)
 
 
 SOLUTIONS = {
@@ -65,10 +83,10 @@ WRONG = {
     ],
     "6.2": [
         (lambda q, k: q @ k.T, "not divided"),
-        (lambda q, k: q @ k.T / q.shape[1], "it is the root of d"),
+        (lambda q, k: q @ k.T / q.shape[1], "it is the root of n"),
         (lambda q, k: q @ k.T / np.sqrt(len(k)), "number of keys"),
         (lambda q, k: (q @ k.T / np.sqrt(q.shape[1])).T, "exchanged"),
-        (lambda q, k: (q[:, None] * k[None]).mean(-1), "it is the root of d"),
+        (lambda q, k: (q[:, None] * k[None]).mean(-1), "it is the root of n"),
     ],
     "6.3": [
         (lambda s: np.exp(s) / np.exp(s).sum(-1, keepdims=True), "NaN"),
@@ -76,6 +94,12 @@ WRONG = {
         (lambda s: np.exp(s - s.max(-1, keepdims=True)), "each row should sum to 1"),
         (lambda s: softmax(-s), "larger weight"),
         (lambda s: softmax(s)[0], "shape"),
+        (lambda s: _shares(np.exp(s - s.max())), "one number is subtracted from all rows"),
+        (lambda s: _shares(np.exp(s - 1001)), "was a constant subtracted"),
+        (lambda s: _shares(np.exp(s - s.min(1, keepdims=True))), "not the row's largest"),
+        (lambda s: _shares(np.exp(s - s.mean(1, keepdims=True))), "not the row's largest"),
+        (lambda s: softmax(s / np.abs(s).max()), "divided by the largest"),
+        (lambda s: _shares(s - s.min(1, keepdims=True)), "no exponential"),
     ],
     "6.4": [
         (lambda q, k, v: softmax(q @ k.T) @ v, "not divided"),
@@ -83,6 +107,11 @@ WRONG = {
         (lambda q, k, v: v[scores(q, k).argmax(1)], "best value alone"),
         (lambda q, k, v: softmax(scores(q, k)), "shape"),
         (lambda q, k, v: len(k) * attention(q, k, v), "outside of the values"),
+        (lambda q, k, v: softmax(scores(q, k).T).T @ v, "over the queries"),
+        (lambda q, k, v: np.exp(scores(q, k)) @ v, "no weight yet"),
+        (lambda q, k, v: np.exp(s := scores(q, k)) / np.exp(s).sum() @ v, "over the whole array"),
+        (lambda q, k, v: _shares(scores(q, k)) @ v, "no exponential"),
+        (lambda q, k, v: softmax(q @ k.T / 8) @ v, "root of 64 alone"),
     ],
     "6.5": [
         (lambda size, count, seed: np.var(_products(size, count, seed)), "variance"),
@@ -94,6 +123,12 @@ WRONG = {
             "same one",
         ),
         (lambda size, count, seed: _products(size, count, seed), "one number"),
+        (lambda size, count, seed: _normal(seed, 2, count, size).prod(0).std(), "a sum of them"),
+        (lambda size, count, seed: np.sqrt(size), "nothing was drawn"),
+        (lambda size, count, seed: _normal(seed, count, size).sum(1).std(), "no key is there"),
+        (lambda size, count, seed: spread(size, count, 0), "the seed is not used"),
+        (lambda size, count, seed: _normal(seed + 1, 2, count, size).prod(0).sum(1).std(), "near"),
+        (lambda size, count, seed: np.std(np.matmul(*_turned(size, count, seed))), "every key"),
     ],
     "6.6": [
         (lambda x, h: x.reshape(h, len(x), -1), "mixed up"),
@@ -107,5 +142,9 @@ WRONG = {
         (lambda p: (0, 99), "no head 0.99"),
         (lambda p: 7, "two whole numbers"),
         (lambda p: (29, 8), "another has more"),
+        (lambda p: (16, 0), "the same head for all patterns"),
+        (lambda p: previous_token_head(p)[::-1], "exchanged"),
+        (lambda p: _at(p[:, :, -1, -2]), "only the last token"),
+        (lambda p: _at(np.diagonal(p, -1, 2, 3).max(-1)), "largest single weight"),
     ],
 }
