@@ -10,11 +10,13 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ from cutaway.course.exercise import Exercise, Verdict, check, raised
 from cutaway.errors import OperationalError, UserError
 
 MEMORY = 4 << 30  # bytes of address space beyond what is there at the start
+PROCESSOR = 10.0  # seconds of processor time of one call: each solution takes some hundredths
 SEED = 20261130
 PRINTED = 2000  # characters of what the reader's file prints that are shown
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # so that times compare
+
+OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # not on Windows, where ``Exercise.seconds`` alone bounds it
 
 
 class Printed(io.StringIO):
@@ -50,6 +55,10 @@ def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
         )
     except subprocess.TimeoutExpired:
         return Verdict(False, f"it did not end within {exercise.seconds:.0f} seconds: {exercise.slow}")
+    if done.returncode == -OUT_OF_TIME:
+        return Verdict(
+            False, f"it did not end within {PROCESSOR:.0f} seconds of processor time: {exercise.slow}"
+        )
     lines = done.stdout.strip().splitlines()
     try:
         return Verdict(**json.loads(lines[-1]))
@@ -87,9 +96,27 @@ def main(number: str, file: str, seed: str) -> None:
     exercise = chapters.exercise(number)
     printed = Printed()
     with redirect_stdout(printed), redirect_stderr(printed):
-        answer = function_of(exercise, Path(file))
-        verdict = answer if isinstance(answer, Verdict) else check(exercise, answer, int(seed))
+        answer = _timed(function_of)(exercise, Path(file))
+        verdict = answer if isinstance(answer, Verdict) else check(exercise, _timed(answer), int(seed))
     print("\n" + json.dumps(asdict(replace(verdict, printed=printed.getvalue()))))
+
+
+def _timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which ends the process when it has taken too much processor time: on a busy machine a
+    clock on the wall would judge the others.
+    """
+    if not OUT_OF_TIME:
+        return function
+
+    @wraps(function)
+    def bounded(*given: Any) -> Any:
+        signal.setitimer(signal.ITIMER_PROF, PROCESSOR)
+        try:
+            return function(*given)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    return bounded
 
 
 def _limit() -> None:

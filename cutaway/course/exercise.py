@@ -13,6 +13,7 @@ A hint says what is wrong and never how the right code looks.
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import time
 import traceback
@@ -325,7 +326,7 @@ def raised(error: BaseException, file: str) -> str:
 
 
 def _file_of(function: Callable[..., Any]) -> str:
-    code = getattr(function, "__code__", None)
+    code = getattr(inspect.unwrap(function), "__code__", None)
     return code.co_filename if code is not None else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -59,6 +60,7 @@ def test_a_stub_is_python_and_says_that_nothing_is_written(number: str) -> None:
     ("source", "hint"),
     [
         ("def merge(symbols, pair):\n    while True: pass", "did not end within 2 seconds"),
+        ("def merge(symbols, pair):\n    1 / 0", "ZeroDivisionError in line 2"),
         ("def merge(symbols, pair)\n    return 3", "line 1 is not Python"),
         ("\n1 / 0", "running the file raised ZeroDivisionError in line 2: division by zero"),
         ("x = '\0'", "the file is not Python: source code string cannot contain null bytes"),
@@ -136,6 +138,44 @@ def test_trying_all_cuts_is_named_as_slow(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def best_cut(word, scores):\n    while True: pass\n")
     verdict = attempt.judged(replace(EXERCISES["3.5"], seconds=0.5), tmp_path / "own.py")
     assert "are all cuts tried, one by one?" in verdict.hint
+
+
+@pytest.mark.skipif(not attempt.OUT_OF_TIME, reason="this system has no timer of processor time")
+@pytest.mark.parametrize("source", ["while True: pass", "def merge(symbols, pair):\n    while True: pass"])
+def test_a_loop_is_ended_by_its_processor_time(source: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(source)
+    program = (
+        "from cutaway.course import attempt\nattempt.PROCESSOR = 0.2\nattempt.main('4.2', 'own.py', '1')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == -attempt.OUT_OF_TIME
+
+
+@pytest.mark.skipif(not attempt.OUT_OF_TIME, reason="this system has no timer of processor time")
+def test_what_took_too_much_processor_time_says_so(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGPROF)\n")
+    verdict = attempt.judged(EXERCISES["4.2"], tmp_path / "own.py")
+    assert verdict.hint == "it did not end within 10 seconds of processor time: does a loop run for ever?"
+
+
+def test_a_check_inside_of_the_folder_is_kept_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["course", "start", "6"]) == 0
+    monkeypatch.chdir(tmp_path / "course/06")
+    Path("exercise_6_1.py").write_text("def project(x, weight):\n    return x @ weight.T\n")
+    capsys.readouterr()
+    for check_own in (["6.1"], ["6.1", "--file", "exercise_6_1.py"]):
+        assert cli.main(["course", "check", *check_own]) == 0
+        assert f"Next: 6.2 Scores, {Path('../06/exercise_6_2.py')}" in capsys.readouterr().err
+    assert not Path("course").exists()
+    kept = tmp_path / "course/progress.json"
+    assert kept.read_text().endswith("}\n") and folder.progress(kept.parent)["6.1"].tries == 2
+    for exercise in chapters.chapter(6).exercises[1:]:
+        folder.record(kept.parent, exercise, Verdict(True))
+    assert cli.main(["course", "check", "6.1"]) == 0
+    assert "Chapter 6 is done. Next: `cutaway course start 7`" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_first_cases_is_not_named_by_the_last() -> None:

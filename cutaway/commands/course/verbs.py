@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from cutaway.commands.console import note, print_json, say
 from cutaway.commands.options import Json
 from cutaway.course import attempt, chapters, folder
+from cutaway.course.exercise import Exercise
 from cutaway.errors import OperationalError, UserError
 
 Folder = Annotated[Path, Parameter(name="--folder", help="Your folder of answers.")]
@@ -23,6 +24,7 @@ def list_(*, folder_: Folder = HERE, as_json: Json = False) -> None:
 
     cutaway course list --folder course --json
     """
+    folder_ = folder.around(folder_)
     kept = folder.progress(folder_)
     rows = [
         {
@@ -58,7 +60,7 @@ def start(chapter: int, /, *, folder_: Folder = HERE) -> None:
 
     :param chapter: The chapter's number.
     """
-    found = chapters.chapter(chapter)
+    found, folder_ = chapters.chapter(chapter), folder.around(folder_)
     written = folder.start(found, folder_)
     for path in written:
         print(path)
@@ -81,7 +83,7 @@ def check(number: str, /, *, file: Path | None = None, folder_: Folder = HERE, a
     :param number: The exercise, such as 6.1.
     :param file: Another file than the one of your folder.
     """
-    exercise = chapters.exercise(number)
+    exercise, folder_ = chapters.exercise(number), folder.around(folder_)
     if file is not None and not file.is_file():
         raise UserError(f"{file} is no file: --file names the one that has your {exercise.name}()")
     verdict = attempt.judged(exercise, file or folder.path_of(folder_, exercise))
@@ -97,5 +99,22 @@ def check(number: str, /, *, file: Path | None = None, folder_: Folder = HERE, a
         print_json({"number": number, **vars(verdict), "tries": standing.tries})
     elif verdict.passed:
         say(f"{number} {exercise.title}: passed, {verdict.cases} hidden case{'s' * (verdict.cases > 1)}")
+        note(_next(exercise, folder_))
     if not verdict.passed:
         raise OperationalError(f"{number} {exercise.title}: {verdict.hint}")
+
+
+def _next(passed: Exercise, folder_: Path) -> str:
+    """What to do after an exercise that is passed: the chapter's next, or the next chapter."""
+    try:
+        kept = folder.progress(folder_)
+    except UserError:  # it is damaged, which was printed
+        kept = {}
+    own = chapters.chapter(passed.chapter).exercises
+    at = next(n for n, one in enumerate(own) if one.number == passed.number)
+    for one in (*own[at + 1 :], *own[:at]):
+        if not kept.get(one.number, folder.Standing()).passed:
+            return f"Next: {one.number} {one.title}, {folder.path_of(folder_, one)}"
+    if passed.chapter < chapters.chapters()[-1].number:
+        return f"Chapter {passed.chapter} is done. Next: `cutaway course start {passed.chapter + 1}`"
+    return f"Chapter {passed.chapter}, the last one, is done: `cutaway course list` shows what is open."
