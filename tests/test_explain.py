@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,6 +294,13 @@ def test_one_token_is_a_story_too() -> None:
     assert one.attention.score.weights[0].weight == 1
     text = printed(one)
     assert "1 piece of" in text and "attends to itself" in text and "between the first" not in text
+
+
+def test_what_rounding_leaves_over_is_called_so() -> None:
+    made = explained()
+    made = replace(made, attribution=replace(made.attribution, rest=0.011))
+    text = " ".join(printed(made).split())
+    assert "rounding +0.01" in text and "edits" not in text, "nothing was edited"
 
 
 def test_many_tokens_are_listed_in_part_and_counted() -> None:

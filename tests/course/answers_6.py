@@ -51,7 +51,7 @@ def _normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def _turned(size, count, seed):
+def _columns(size, count, seed):
     """All queries, and all keys as columns."""
     q, k = _normal(seed, 2, count, size)
     return q, k.T
@@ -128,7 +128,7 @@ WRONG = {
         (lambda size, count, seed: _normal(seed, count, size).sum(1).std(), "no key is there"),
         (lambda size, count, seed: spread(size, count, 0), "the seed is not used"),
         (lambda size, count, seed: _normal(seed + 1, 2, count, size).prod(0).sum(1).std(), "near"),
-        (lambda size, count, seed: np.std(np.matmul(*_turned(size, count, seed))), "every key"),
+        (lambda size, count, seed: np.std(np.matmul(*_columns(size, count, seed))), "every key"),
     ],
     "6.6": [
         (lambda x, h: x.reshape(h, len(x), -1), "mixed up"),
