@@ -58,6 +58,7 @@ def test_numbers_are_written_as_the_page_writes_them() -> None:
     assert [text for _, text in scales.ticks(-1, 1, 4, False)] == ["−1.0", "−0.5", "0.0", "0.5", "1.0"]
     assert [text for _, text in scales.ticks(690, 693, 6, False, whole=True)] == ["690", "691", "692", "693"]
     assert [text for _, text in scales.ticks(1, 1000, 4, True)] == ["1", "10", "100", "1,000"]
+    assert [text for _, text in scales.ticks(1e-7, 0.1, 4, True)] == ["10⁻⁷", "10⁻⁵", "10⁻³", "10⁻¹"]
 
 
 def test_points_are_where_their_values_are() -> None:

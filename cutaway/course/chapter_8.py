@@ -74,12 +74,12 @@ def _gate_relu(x: np.ndarray, gate: np.ndarray, up: np.ndarray, down: np.ndarray
 
 
 def _mlp_cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    for t, d, n in ((1, 2, 3), (5, 8, 12)):
+    for t, d, m in ((1, 2, 3), (5, 8, 12)):
         yield (
             rng.normal(size=(t, d)),
-            rng.normal(size=(n, d)),
-            rng.normal(size=(n, d)),
-            rng.normal(size=(d, n)),
+            rng.normal(size=(m, d)),
+            rng.normal(size=(m, d)),
+            rng.normal(size=(d, m)),
         )
 
 
@@ -179,12 +179,12 @@ def _adapted(x: np.ndarray, weight: np.ndarray, a: np.ndarray, b: np.ndarray, al
 
 
 def _adapted_cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    for t, d, n, r in ((1, 3, 2, 1), (5, 16, 8, 4), (2, 512, 384, 4)):  # the last shows the memory taken
+    for t, d, o, r in ((1, 3, 2, 1), (5, 16, 8, 4), (2, 512, 384, 4)):  # the last shows the memory taken
         yield (
             rng.normal(size=(t, d)),
-            rng.normal(size=(n, d)),
+            rng.normal(size=(o, d)),
             rng.normal(size=(r, d)),
-            rng.normal(size=(n, r)),
+            rng.normal(size=(o, r)),
             8.0,
         )
 
@@ -307,8 +307,8 @@ squares plus eps), then multiplied by the weight, number by number. Returns an a
         task="""
 What a token does with what it has read (SwiGLU, 2002.05202).
 
-x: vectors [t d]; gate, up: [n d]; down: [d n]. Each of n neurons has a gate value g and an up value u,
-from its row of each matrix; its activation is silu(g) u, where silu(g) = g / (1 + e^-g). Their
+x: vectors [t d]; gate, up: [m d]; down: [d m]. Each of m neurons has a gate value z and an up value u,
+from its row of each matrix; its activation is silu(z) u, where silu(z) = z / (1 + e^-z). Their
 activations meet the matrix down. Returns an array [t d].
 """,
         cases=_mlp_cases,
@@ -385,8 +385,8 @@ table of its own. There are no biases. Returns a whole number.
         task="""
 A model is tuned by a small addition to a large matrix (2106.09685).
 
-x: [t d]; weight: [n d]; a: [r d]; b: [n r]; alpha: a number. The weight becomes weight + (alpha / r) b a.
-Neither that sum nor b a [n d] is made: both are as large as the weight. Returns the output [t n].
+x: [t d]; weight: [o d]; a: [r d]; b: [o r]; alpha: a number. The weight becomes weight + (alpha / r) b a.
+Neither that sum nor b a [o d] is made: both are as large as the weight. Returns the output [t o].
 """,
         cases=_adapted_cases,
         memory=1 << 18,

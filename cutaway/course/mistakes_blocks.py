@@ -82,7 +82,7 @@ BLOCKS: Faults = {
         "silu is missing: gate and up are multiplied as they are": lambda right, x, g, u, d: (
             ((x @ g.T) * (x @ u.T)) @ d.T
         ),
-        "that is GELU: silu is g / (1 + e^-g)": lambda right, x, g, u, d: (
+        "that is GELU: silu is z / (1 + e^-z)": lambda right, x, g, u, d: (
             (x @ g.T * (1 + np.tanh(0.79788 * (x @ g.T + 0.044715 * (x @ g.T) ** 3))) / 2 * (x @ u.T)) @ d.T
         ),
         "up is missing": lambda right, x, g, u, d: _silu(x @ g.T) @ d.T,
@@ -90,10 +90,10 @@ BLOCKS: Faults = {
         "silu is of the gate alone, and not of the product": lambda right, x, g, u, d: (
             _silu((x @ g.T) * (x @ u.T)) @ d.T
         ),
-        "that is the tanh: silu is g / (1 + e^-g)": lambda right, x, g, u, d: (
+        "that is the tanh: silu is z / (1 + e^-z)": lambda right, x, g, u, d: (
             (np.tanh(x @ g.T) * (x @ u.T)) @ d.T
         ),
-        "the sign of the exponent is wrong: e^-g": lambda right, x, g, u, d: (
+        "the sign of the exponent is wrong: e^-z": lambda right, x, g, u, d: (
             (x @ g.T * sigmoid(-(x @ g.T)) * (x @ u.T)) @ d.T
         ),
     },

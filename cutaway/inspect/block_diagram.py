@@ -42,7 +42,9 @@ def _count(shapes: dict[str, int], *prefixes: str) -> int:
 def _norm(own: Any, shapes: dict[str, int], name: str) -> list[Step]:
     if name not in own.norms:
         return []
-    return [Step("norm", f"{own.norm.kind}: the same direction, at one length", _count(shapes, f"{name}."))]
+    weights = _count(shapes, f"{name}.")
+    scaled = ", then each number by its weight" if weights else ""
+    return [Step("norm", f"{own.norm.kind}: to one size{scaled}", weights)]
 
 
 def _attention(own: Any, shapes: dict[str, int], width: int) -> list[Step]:

@@ -283,16 +283,17 @@ def block() -> str:
 @figure("8-lens")
 def lens() -> Plot:
     seen = lm().trace(FRANCE, names=["embed", "blocks.*.out"]).lens()
-    final = seen.final[:, -1]
-    best = [lm().tokenizer.decode([int(id)]) for id in seen.ids[:, -1]]
-    changed = [word.strip() if n == 0 or best[n - 1] != word else "" for n, word in enumerate(best)]
+    final = seen.final[1:, -1]  # without the embedding, where no block has run
+    best = [lm().tokenizer.decode([int(id)]) for id in seen.ids[1:, -1]]
+    words = [f"“{word.strip()}”" if word.strip() else "" for word in best]  # a bare point is easily missed
+    changed = [word if n == 0 or words[n - 1] != word else "" for n, word in enumerate(words)]
     layers = list(range(len(best)))
     return Plot(
         "When does SmolLM2 know “Paris”?",
-        Axis("blocks that have run"),
+        Axis("after block", whole=True),
         Axis("chance of Paris, if the model stopped here", log=True),
         [Series("Paris", layers, final.tolist(), points=True, labels=changed)],
-        note="A label is the likeliest token where it changes.",
+        note="A label is the likeliest token where it changes; a space has none.",
     )
 
 

@@ -48,11 +48,12 @@ export function ticks(low, high, count, log, whole = false) {
 function logTicks(low, high, count) {
   const [from, to] = [Math.log10(low), Math.log10(high)];
   const factors = to - from < 1.2 ? [1, 2, 3, 5, 7] : to - from < 3 ? [1, 3] : [1];
+  const small = from < -4; // brief() has powers of ten below 0.0001: then all of them are, in one notation
   const out = [];
   for (let power = Math.floor(from); power <= to + 1e-9; power++) {
     for (const factor of factors) {
       const value = factor * 10 ** power;
-      if (value >= low * 0.999 && value <= high * 1.001) out.push([value, factors.length === 1 && power > 5 ? tens(power) : brief(value)]);
+      if (value >= low * 0.999 && value <= high * 1.001) out.push([value, factors.length === 1 && (power > 5 || small) ? tens(power) : brief(value)]);
     }
   }
   const every = Math.ceil(out.length / Math.max(1, count));

@@ -104,12 +104,15 @@ def ticks(low: float, high: float, count: int, log: bool, whole: bool = False) -
 def _log_ticks(low: float, high: float, count: int) -> list[tuple[float, str]]:
     begin, end = math.log10(low), math.log10(high)
     factors = (1, 2, 3, 5, 7) if end - begin < 1.2 else (1, 3) if end - begin < 3 else (1,)
+    small = begin < -4  # brief() has powers of ten below 0.0001: then all of them are, in one notation
     found = []
     for power in range(math.floor(begin), math.floor(end) + 1):
         for factor in factors:
             value = factor * 10.0**power
             if low * 0.999 <= value <= high * 1.001:
-                found.append((value, _tens(power) if len(factors) == 1 and power > 5 else brief(value)))
+                found.append(
+                    (value, _tens(power) if len(factors) == 1 and (power > 5 or small) else brief(value))
+                )
     return found[:: max(1, math.ceil(len(found) / max(1, count)))]
 
 
