@@ -135,6 +135,12 @@ SPREADS = {
     "all queries meet one key: each has a key of its own": lambda right, *given: np.std(
         _drawn(*given)[0] @ _drawn(*given)[1, 0]
     ),
+    "the sum is over all vectors: a dot product adds the numbers of one": lambda right, *given: (
+        _drawn(*given).prod(0).sum(0).std()
+    ),
+    "a vector has `count` numbers: it has `size`, and there are `count` of them": lambda right, *given: (
+        _products(given[1], given[0], given[2]).std()
+    ),
     "the seed is not used": lambda right, size, count, seed: right(size, count, 0),
     "that is the range: the standard deviation is asked for": lambda right, *given: np.ptp(_products(*given)),
     "that is the mean distance from 0: the standard deviation is asked for": lambda right, *given: np.abs(

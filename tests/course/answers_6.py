@@ -125,6 +125,7 @@ WRONG = {
         (lambda size, count, seed: _products(size, count, seed), "one number"),
         (lambda size, count, seed: _normal(seed, 2, count, size).prod(0).std(), "a sum of them"),
         (lambda size, count, seed: np.sqrt(size), "nothing was drawn"),
+        (lambda size, count, seed: _normal(seed, 2, size, count).prod(0).sum(-1).std(), "it has `size`"),
         (lambda size, count, seed: _normal(seed, count, size).sum(1).std(), "no key is there"),
         (lambda size, count, seed: spread(size, count, 0), "the seed is not used"),
         (lambda size, count, seed: _normal(seed + 1, 2, count, size).prod(0).sum(1).std(), "near"),
@@ -145,6 +146,9 @@ WRONG = {
         (lambda p: (16, 0), "the same head for all patterns"),
         (lambda p: previous_token_head(p)[::-1], "exchanged"),
         (lambda p: _at(p[:, :, -1, -2]), "only the last token"),
+        (lambda p: _at(p.max((-1, -2))), "all heads are equal there"),
+        (lambda p: _at(np.diagonal(p, -1, 2, 3).min(-1)), "another has more"),
+        (lambda p: _at(np.median(np.diagonal(p, -1, 2, 3), -1)), "another has more"),
         (lambda p: _at(np.diagonal(p, -1, 2, 3).max(-1)), "largest single weight"),
     ],
 }
