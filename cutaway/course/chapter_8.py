@@ -9,6 +9,7 @@ import numpy as np
 
 from cutaway.course.chapter_6 import softmax
 from cutaway.course.exercise import Arguments, Exercise, Mistake, Property
+from cutaway.course.normed import SIZES
 
 TITLE = "Architecture, and what runs in parallel"
 QUESTION = (
@@ -285,6 +286,7 @@ squares plus eps), then multiplied by the weight, number by number. Returns an a
 """,
         cases=_norm_cases,
         reference=_rms_norm,
+        properties=SIZES,
         mistakes=(
             Mistake(
                 "it divides by the length: it is the root of the mean of squares, not of their sum",
@@ -447,6 +449,7 @@ the final RMSNorm, then through the unembedding. Returns the logits after each l
 """,
         cases=_lens_cases,
         reference=_lens,
+        properties=SIZES,
         mistakes=LENS,
     ),
     Exercise(
@@ -463,6 +466,12 @@ weights' bytes. Returns the operations for each byte that is read.
 """,
         cases=_intensity_cases,
         reference=_intensity,
+        properties=(
+            Property(
+                "a little too few: are other bytes counted than the weights'?",
+                lambda g, f: not 0.9 < f / _intensity(*g) < 1,
+            ),
+        ),
         mistakes=(
             Mistake(
                 "a weight and a token make two operations: a product and a sum",

@@ -129,6 +129,9 @@ BLOCKS: Faults = {
         "the first norm is missing: attention reads the stream as it is": lambda right, x, n, a, m, p: right(
             x, lambda y: y, a, m, p
         ),
+        "norm_1 changes the stream itself: only what is read is normed": lambda right, x, n, a, m, p: (
+            n(x) + a(n(x)) + p(m(n(x) + a(n(x))))
+        ),
         "norm_2 changes the stream itself: only what the MLP reads is normed": lambda right, x, n, a, m, p: (
             m(x + a(n(x))) + p(m(x + a(n(x))))
         ),

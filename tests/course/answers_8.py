@@ -70,6 +70,9 @@ WRONG = {
         (lambda x, w, e: w * x / (np.var(x, axis=-1) + e)[:, None] ** 0.5, "root of the variance"),
         (lambda x, w, e: w * x / np.mean(x**2, -1)[:, None] ** 0.5 + e, "added to the result"),
         (lambda x, w, e: w * x / (x**2).sum() ** 0.5, "one norm divides all"),
+        (lambda x, w, e: w * x / ((x**2).sum() + e) ** 0.5, "divided by one number"),
+        (lambda x, w, e: w * x / (np.abs(x.mean(1, keepdims=True)) + e), "should have mean 1"),
+        (lambda x, w, e: w * x / (np.linalg.norm(x, axis=1, keepdims=True) + e), "should have mean 1"),
     ],
     "8.2": [
         (lambda x, g, u, d: swiglu(x, u, g, d), "not of up"),
@@ -92,6 +95,7 @@ WRONG = {
         (lambda x, n, a, m, p: a(n(x)) + p(m(a(n(x)))), "first residual is missing"),
         (lambda x, n, a, m, p: x + a(n(x)) + p(x + a(n(x))), "second norm is missing"),
         (lambda x, n, a, m, p: m(x + a(n(x))) + p(m(x + a(n(x)))), "norm_2 changes the stream"),
+        (lambda x, n, a, m, p: block(n(x), lambda y: y, a, m, p), "norm_1 changes the stream"),
     ],
     "8.4": [
         (lambda v, w, y, h, g, s, n, t: parameters(v, w, y, h, g, s, n, not t), "unembedding"),
@@ -136,6 +140,8 @@ WRONG = {
         (lambda s, n, u, e: s / (np.mean(s**2, 1)[:, None] + e) * n @ u.T, "the root is missing"),
         (lambda s, n, u, e: s / (np.sum(s**2, 1)[:, None] + e) ** 0.5 * n @ u.T, "sum of squares"),
         (lambda s, n, u, e: s / (np.mean(s**2, 1)[:, None] ** 0.5 + e) * n @ u.T, "after the root"),
+        (lambda s, n, u, e: s / (np.sum(s**2) + e) ** 0.5 * n @ u.T, "divided by one number"),
+        (lambda s, n, u, e: s / (np.linalg.norm(s, axis=1)[:, None] + e) * n @ u.T, "should have mean 1"),
     ],
     "8.8": [
         (lambda r, c, t, b: 8 * t / b, "a product and a sum"),
@@ -146,6 +152,7 @@ WRONG = {
         (lambda r, c, t, b: 2 * t / (b * 8), "multiplied by 8"),
         (lambda r, c, t, b: 2 * t / (8 / b), "a weight are upside down"),
         (lambda r, c, t, b: 2 * r * c * t / (b / 8 * (r * c + t * (r + c))), "vectors' bytes are counted"),
+        (lambda r, c, t, b: 2 * r * c * t / (b / 8 * r * (c + t)), "are other bytes counted"),
         (lambda r, c, t, b: 2 * r * c * t / (b / 8), "bytes of one weight"),
     ],
 }
