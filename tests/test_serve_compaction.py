@@ -217,7 +217,7 @@ def test_what_cannot_be_compacted_is_refused_in_a_sentence(server: Server, body:
 
 
 def test_an_empty_summary_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "read", lambda *_: type("Answer", (), {"content": " \n"}))
+    monkeypatch.setattr(compaction, "read_answer", lambda *_: type("Answer", (), {"content": " \n"}))
     answer = server.post("/v1/responses/compact", {"input": "Hello", **FEW})
     assert answer.status_code == 500 and answer.json()["error"]["code"] == "no_summary"
 

@@ -217,7 +217,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, *rest)
 
-    monkeypatch.setattr(checkpoint.safetensors, "write", full)
+    monkeypatch.setattr(checkpoint.safetensors, "write_safetensors", full)
     with pytest.raises(OperationalError, match="the disk is full"):
         training_run.train(_run(texts), tmp_path / "run", Quiet())
     folder = tmp_path / "run" / CHECKPOINTS

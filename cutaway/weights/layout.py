@@ -116,16 +116,16 @@ def modules(family: Family, config: Model) -> list[Bound]:
     A folder's names are those of older versions, which transformers renames as it opens it.
     """
     kept: list[Rule] = []
-    stacks: dict[str, list[Rule]] = {}
+    stacks: dict[tuple[str, object], list[Rule]] = {}  # of the layers, and of heads after the last
     for rule in family.hf:
         container, expert, leaf = rule.theirs.partition(EXPERT)
         if not expert:
             kept.append(rule)
         elif leaf.endswith(".weight") and rule.how is tensor_maps.same:
-            stacks.setdefault(container, []).append(rule)
+            stacks.setdefault((container, rule.number), []).append(rule)
         else:
             kept.append(rule)
-    for container, found in stacks.items():
+    for (container, _), found in stacks.items():
         kept += _stacked(container, found)
     own = [entry for entry in family.modules if isinstance(entry, Rule)]
     apart = {name for rule in own for name in _ours(rule)}

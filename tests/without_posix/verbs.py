@@ -18,7 +18,7 @@ text.write_text("the king and the queen and the old king\n" * 200, "utf-8")
 target = Path(folder, "written")
 with store.files.atomic_file(target) as out:
     out.write(b"one")
-store.files.write(target, b"two")
+store.files.write_file(target, b"two")
 with store.files.atomic_folder(Path(folder, "made")) as made:
     (made / "file").write_bytes(b"x")
 assert target.read_bytes() == b"two" and Path(folder, "made", "file").is_file()
