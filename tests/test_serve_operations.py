@@ -387,7 +387,7 @@ def test_ready_turns_false_before_the_socket_closes(server: Server) -> None:
         for path in ("/health", "/health/ready"):
             answer = server.get(path)
             assert answer.status_code == 503 and answer.headers["connection"] == "close"
-        assert server.get("/health/live").is_success and server.get("/v1/models", **bearer(ALICE)).is_success
+        assert server.get("/health/live").is_success and server.get("/v1/models", **bearer(ADMIN)).is_success
     finally:
         server.server.models.stopping.clear()
 
