@@ -131,6 +131,9 @@ def bodies() -> dict[str, list[tuple[str, Any]]]:
         "/v1/trace": [("300 tokens", {"text": long(1300), "values": ["out"], "layers": [3]})],
         "/v1/attention": [("1,000 tokens", {"text": long(4300), "positions": [-1]})],
         "/v1/lens": [("1,000 tokens", {"text": long(4300)})],
+        "/v1/features": [("1,000 tokens", {"text": long(4300)})],
+        "/v1/features/card": [("", {"dictionary": 0, "feature": 0})],
+        "/slots/{id}": [("save", {"filename": "one"})],
         "/v1/attribution": [("300 tokens", {"text": long(1300)})],
         "/v1/divergence": [
             ("300 tokens", {"text": long(1300), "edits": [{"kind": "ablate", "layer": 3, "part": "mlp"}]})
