@@ -55,7 +55,8 @@ def test_tiles_have_the_pixels_of_cells(app: Opened, broken: bool) -> None:
     tab.get_by_role("button", name="Start").first.wait_for()
     cells = tab.evaluate(DRAW, [1e9, broken])
     assert not tab.workers
-    assert tab.evaluate(DRAW, [0, broken]) == cells
+    pairs = zip(tab.evaluate(DRAW, [0, broken]).split(","), cells.split(","), strict=True)
+    assert sum(one != other for one, other in pairs) == 0, "numbers of pixels that differ"
     assert len(tab.workers) == (0 if broken else 1), "one worker, where it runs"
 
 
