@@ -66,7 +66,13 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
     lines: list[str] = []
 
     def read() -> None:
-        body = {"prompt": "A lighthouse", "max_tokens": 60, "ignore_eos": True, "stream": True}
+        body = {
+            "prompt": "A lighthouse",
+            "max_tokens": 60,
+            "ignore_eos": True,
+            "stream": True,
+            "temperature": 0,
+        }
         with serving.httpx.stream("POST", url[1] + "/v1/completions", json=body, timeout=60) as going:
             lines.extend(line for line in going.iter_lines() if line)
 
@@ -268,3 +274,31 @@ def test_options_come_from_words_then_the_environment_then_a_file(
     monkeypatch.setenv("CUTAWAY_SERVE_PROT", "1")
     assert main(["serve", "--print-config"]) == 2
     assert "did you mean CUTAWAY_SERVE_PORT?" in capsys.readouterr().err
+
+
+EARLY = """
+import signal, sys
+from cutaway import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+handle, times = signal.signal, int(sys.argv[1])
+
+def handled(number, handler):
+    global times
+    before = handle(number, handler)
+    while number == signal.SIGINT and times:
+        times -= 1
+        signal.raise_signal(signal.SIGINT)
+    return before
+
+signal.signal = handled
+sys.exit(cli.main(["open", sys.argv[2], "--no-browser"]))
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_before_the_loop_begins_is_no_traceback(times: int, tmp_path: Path) -> None:
+    model = small.model_file(tmp_path / "tiny.gguf")
+    command = [sys.executable, "-c", EARLY, str(times), str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr

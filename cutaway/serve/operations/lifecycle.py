@@ -64,6 +64,16 @@ class Server(uvicorn.Server):
         self.save, self._stop_at = save, math.inf
         self._heard: list[str] = []  # of signals, what the log does not tell yet
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal. Signals are this server's from before the event loop begins until it has
+        closed: one that comes between, or a second one, would end its tasks with a traceback each.
+        """
+        with self.capture_signals():
+            super().run(sockets)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         is_main = threading.current_thread() is threading.main_thread()
@@ -123,6 +133,7 @@ class Server(uvicorn.Server):
             self._tell()
         cut = await asyncio.to_thread(self.models.close)
         await closing
+        await self.lifespan.shutdown()  # which a second signal leaves out: its task would end by a traceback
         if background:
             await asyncio.wait(background, timeout=GRACE)
         await asyncio.to_thread(self.models.default.pool.drain, 0.0)
