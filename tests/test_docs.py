@@ -118,6 +118,16 @@ def test_ci_runs_the_test_command_of_the_readme_and_pip_talks() -> None:
     assert not any(re.search(r"pip install.* (-q|--quiet)\b", line) for line in installs)
 
 
+def test_what_the_readme_says_to_do_first_runs_on_the_page_that_it_links_to() -> None:
+    """A command of the table is the beginning of one there, which may add sizes that a test has time for."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|`]+ \| `([^`|]+)` \| \[[^]]+\]\(([^)]+)\)", text, re.M)
+    assert len(rows) == 8
+    for command, page in rows:
+        run = [f"{line} " for block in _blocks(ROOT / page, "sh") for line in block.splitlines()]
+        assert any(line.startswith(f"{command} ") for line in run), f"{page} does not run {command}"
+
+
 def test_the_guides_name_options_that_there_are() -> None:
     """Commands that are too long to run here are held to the parser all the same."""
     verbs = (ROOT / "docs/reference/cli.md").read_text("utf-8").split("\n### ")
