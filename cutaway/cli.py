@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import cutaway
+from cutaway import extras
 from cutaway.commands import progress, terminal
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import EXTRAS, sentence
 
 VERBS = {
     "On files": {
@@ -112,13 +112,13 @@ def _code(arguments: list[str]) -> int:
         return code
     except (UserError, OperationalError) as problem:
         return _complain(str(problem), USER if isinstance(problem, UserError) else FAILURE)
-    except ModuleNotFoundError as problem:  # of what an extra of the installation brings
-        if problem.name not in EXTRAS:
-            raise
-        return _complain(
-            sentence(f"`{' '.join(['cutaway', *arguments[:1]])}` with these options", problem.name), USER
-        )
     except ImportError as problem:
+        if problem.name in extras.EXTRAS:  # what an extra of the installation brings
+            what = f"`{' '.join(['cutaway', *arguments[:1]])}` with these options"
+            return _complain(extras.sentence(what, problem.name), USER)
+        if lacking := sorted(name for name, (_, _, extra) in extras.complete()[1].items() if not extra):
+            wrong = f"Cutaway's own libraries are absent or too old here ({', '.join(lacking)})"
+            return _complain(f"{wrong}: {extras.install()} --upgrade", FAILURE)
         if (reason := _unloadable(problem)) is None:
             raise
         remedy = "install what is named with the system's packages (libstdc++.so.6 is Debian's libstdc++6)"
@@ -173,14 +173,12 @@ def _run(arguments: list[str]) -> int:
 
 def _versions() -> str:
     """The package, its native core, the instruction set, and the extras that are installed whole."""
-    from cutaway import extras
     from cutaway.native import library
 
     core = f"native core {library.ABI}, {library.isa()}"
     core = core if library.unavailable_reason() is None else "no native core"
-    return (
-        f"cutaway {cutaway.__version__} ({core}; extras: {', '.join(sorted(extras.complete()[0])) or 'none'})"
-    )
+    whole = ", ".join(sorted(extras.complete()[0])) or "none"
+    return f"cutaway {cutaway.__version__} ({core}; extras: {whole})"
 
 
 def _verb(name: str, arguments: list[str]) -> int:

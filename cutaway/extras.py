@@ -46,10 +46,10 @@ def sentence(what: str, library: str) -> str:
 
 
 def install(*wanted: str) -> str:
-    """The command that adds extras to this installation, by the program that made its environment."""
+    """The command that adds extras, or what is absent, by the program that made this environment."""
     clone, names, prefix = _clone(), ",".join(wanted), Path(sys.prefix)
     quote = '"' if os.name == "nt" else "'"
-    package = f"{quote}{clone or 'cutaway'}[{names}]{quote}"
+    package = f"{quote}{clone or 'cutaway'}[{names}]{quote}" if names else clone or "cutaway"
     editable = "-e " if clone else ""
     if (prefix / "pipx_metadata.json").is_file():
         return f"pipx install --force {package}"
@@ -79,22 +79,26 @@ def _clone() -> str | None:
 def libraries() -> dict[str, list[tuple[str, str]]]:
     """The libraries of each extra with the least version of each, from the package's own metadata.
 
-    An extra that contains others has them as this package with their names in brackets.
+    An extra that contains others has them as this package with their names in brackets. What the plain
+    installation needs is under "".
     """
     import importlib.metadata
 
     found: dict[str, list[tuple[str, str]]] = {}
     for line in importlib.metadata.requires("cutaway") or []:
-        pattern = r"([\w.-]+(?:\[[\w,-]+\])?)\s*(?:>=([\d.]+))?.*?extra == ['\"]([\w-]+)['\"]"
+        pattern = r"([\w.-]+(?:\[[\w,-]+\])?)\s*(?:>=([\d.]+))?(?:.*?extra == ['\"]([\w-]+)['\"])?"
         if match := re.match(pattern, line):
             name, least, extra = match.groups()
             if extra not in ("test", "dev", "docs"):
-                found.setdefault(extra, []).append((name, least or "0"))
+                found.setdefault(extra or "", []).append((name, least or "0"))
     return found
 
 
 def complete() -> tuple[set[str], dict[str, tuple[str, str, str]]]:
-    """The extras that are installed whole; libraries that are too old: version, what is needed, for what."""
+    """The extras that are installed whole; and libraries: the version there, the least, for which extra.
+
+    Those are too old, or absent ("") though the plain installation, whose extra is "", needs them.
+    """
     import importlib.metadata
 
     wanted, old = libraries(), {}
@@ -108,13 +112,12 @@ def complete() -> tuple[set[str], dict[str, tuple[str, str, str]]]:
             try:
                 version = importlib.metadata.version(name.partition("[")[0])
             except importlib.metadata.PackageNotFoundError:
-                every = False
-                continue
-            if _numbers(version) < _numbers(least):
+                version, every = "", False
+            if _numbers(version) < _numbers(least) and (version or not extra):
                 old[name], every = (version, least, extra), False
         return every
 
-    return {extra for extra in wanted if whole(extra)}, old
+    return {extra for extra in wanted if whole(extra)} - {""}, old
 
 
 def _numbers(version: str) -> list[int]:

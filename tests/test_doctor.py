@@ -74,7 +74,8 @@ def test_a_core_that_was_cut_short_is_not_loaded(tmp_path: Path, monkeypatch: py
         ("CUTAWAY_ISA", "portable", "core", "note", "portable, because CUTAWAY_ISA asks for it"),
         ("CUTAWAY_THREADS", "none", "threads", "fault", "CUTAWAY_THREADS is 'none'"),
         ("CUTAWAY_THREADS", "1024", "threads", "note", "1024 of"),
-        ("HF_HUB_OFFLINE", "1", "model", "note", "HF_HUB_OFFLINE set: nothing is fetched"),
+        ("HF_HUB_OFFLINE", "1", "model", "note", "HF_HUB_OFFLINE is set: nothing is fetched from Hugging"),
+        ("PIP_NO_INDEX", "1", "model", "note", "PIP_NO_INDEX is set: nothing is fetched from a package"),
     ],
 )
 def test_a_setting_that_slows_or_breaks(
@@ -138,6 +139,30 @@ def test_a_library_that_is_too_old(capsys: Any, monkeypatch: pytest.MonkeyPatch)
     code, found, _ = checks(capsys)
     assert code == 1 and found["extras"]["found"] == "torch is 2.8.1+cpu; train needs 2.9 or later"
     assert found["extras"]["remedy"] == f"{extras.install('train')} --upgrade"
+
+
+def test_a_library_of_the_plain_installation_that_is_absent_or_too_old(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1.26.4" if name == "numpy" else version(name)
+    )
+    code, found, _ = checks(capsys)
+    assert code == 1 and found["library"]["found"] == "numpy is 1.26.4; Cutaway needs 2.0 or later"
+
+    def absent(name: str) -> str:
+        if name == "jinja2":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    code, found, _ = checks(capsys)
+    assert code == 1 and found["library"]["found"].startswith("jinja2 is not installed; Cutaway needs 3.1")
+    assert found["library"]["remedy"] == f"{extras.install()} --upgrade" and "[" not in extras.install()
+    monkeypatch.setitem(sys.modules, "cyclopts", None)  # what is imported before a verb can begin
+    assert cli.main(["doctor"]) == 1
+    assert "libraries are absent or too old here (jinja2): " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

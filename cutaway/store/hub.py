@@ -14,8 +14,8 @@ from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors, write_file
+from cutaway.errors import UserError
+from cutaway.store.files import OTHER_HOME, Bytes, Progress, check_room, disk_errors, write_file
 from cutaway.store.hub_http import OTHER_CACHE, Offered, cache_home, fetch, listing
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
@@ -57,7 +57,10 @@ def pull(source: str, progress: Progress) -> Path:
     absent = [one for one in chosen.values() if not (snapshot / one.name).is_file()]
     with disk_errors(folder, OTHER_CACHE):
         (folder / "blobs").mkdir(parents=True, exist_ok=True)
-        _check_room(repository, folder, absent)
+        begun = (folder / "blobs" / f"{one.hash}.incomplete" for one in absent)
+        there = sum(part.stat().st_size for part in begun if part.is_file())
+        needed = sum(one.bytes for one in absent) - there
+        check_room(folder, needed, repository, "set HF_HOME to another folder")
         _fetch(repository, commit, absent, folder, progress)
         if revision != commit:
             (reference := folder / "refs" / (revision or "main")).parent.mkdir(parents=True, exist_ok=True)
@@ -96,17 +99,6 @@ def _link(blob: Path, link: Path) -> None:
         link.symlink_to(os.path.relpath(blob, link.parent))
     except OSError:
         shutil.copyfile(blob, link)
-
-
-def _check_room(repository: str, folder: Path, absent: list[Offered]) -> None:
-    """OperationalError before a download that the disk has no room for."""
-    begun = (folder / "blobs" / f"{one.hash}.incomplete" for one in absent)
-    needed = sum(one.bytes for one in absent) - sum(part.stat().st_size for part in begun if part.is_file())
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise OperationalError(
-            f"{repository} needs {needed / 1e9:.2f} GB more, and {folder} has {free / 1e9:.2f} GB free: "
-            "free some space, or set HF_HOME to another folder"
-        )
 
 
 def size(source: str) -> int:

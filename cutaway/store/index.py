@@ -104,10 +104,12 @@ def _download(
         raise OperationalError(f"{scratch.parent}: cannot be written: the disk is full: {OTHER_HOME}")
     lines = output.splitlines() or ["no reason is given"]
     why = next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
-    raise OperationalError(
-        f"pip could not get {package} {version} from the package index ({why.removeprefix('ERROR: ')}): "
-        "check the network, or pip's index-url and proxy (`pip config list`)"
-    )
+    if os.environ.get("PIP_NO_INDEX"):
+        remedy = "PIP_NO_INDEX is set: unset it, or name the folder that has it in PIP_FIND_LINKS"
+    else:
+        remedy = "check the network, or pip's index-url and proxy (`pip config list`)"
+    where = f"from the package index ({why.removeprefix('ERROR: ')})"
+    raise OperationalError(f"pip could not get {package} {version} {where}: {remedy}")
 
 
 def _watched(

