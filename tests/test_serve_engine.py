@@ -36,6 +36,7 @@ from cutaway.generate.batch.request import (
     ShuttingDownError,
 )
 from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler
+from cutaway.generate.batch.sequence import ScheduledSequence
 from cutaway.generate.batch.step_budget import LEAST, SHORT, STRETCH, PrefillBudget
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.internals import Internals
@@ -608,11 +609,12 @@ def test_a_closed_scheduler_has_no_thread_that_holds_its_engine() -> None:
     [(1, 1, True), (4, 4, True), (4, 3, False), (4, 1, False), (5, 1, True), (8, 3, False), (9, 9, True)],
 )
 def test_a_step_begins_a_page_with_the_first_id_behind_a_full_one(length: int, read: int, begins: bool):
-    """Then alone is the thread woken that makes pages; ``length`` counts what was read by then."""
-    chunk = object.__new__(Chunk)
-    state, engine = SimpleNamespace(length=length), SimpleNamespace(page=4)
-    chunk.sequence, chunk.ids = SimpleNamespace(state=state, engine=engine), [7] * read  # type: ignore[assignment]
-    assert chunk.begins_page is begins
+    """Then alone is the thread woken that makes pages; ``length`` counts what is read by then."""
+    state, engine = SimpleNamespace(length=length - read), SimpleNamespace(page=4)
+    asked = SimpleNamespace(prompt_logprobs=None, observation=None, internals=None)
+    sequence = object.__new__(ScheduledSequence)
+    vars(sequence).update(state=state, engine=engine, prompt=[7] * length, request=asked)
+    assert Chunk(sequence, [7] * read).begins_page is begins
 
 
 def test_short_prompts_do_not_wait_for_a_long_one():

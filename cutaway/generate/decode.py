@@ -48,17 +48,18 @@ def _pieces(
     output: SequenceOutput, session: Session, drafting: Drafting | None
 ) -> Generator[Piece, None, None]:
     started = time.perf_counter()
-    text = DraftedText(output.history, output.sampler)
     if drafting is None:
         session.watch(())
+        following = _decode(output, session)
     else:
+        text = DraftedText(output.history, output.sampler)
         session.watch(drafting.proposer.watches, partial(drafting.proposer.see, text))
+        following = _verify(output, session, drafting, text)
     logits, read = session.prefill(output.prompt_ids)
     prefill_seconds = time.perf_counter() - started
     piece = output.append(logits)
     first_token_seconds = time.perf_counter() - started
     steps, decode_seconds = 0, 0.0
-    following = _decode(output, session) if drafting is None else _verify(output, session, drafting, text)
     while piece is not None:
         yield piece
         ended = output.finish_reason is not None and output.stop_logprob is None
@@ -68,7 +69,7 @@ def _pieces(
         piece = next(following)
         steps, decode_seconds = steps + 1, decode_seconds + time.perf_counter() - resumed
     timings = Timings(
-        read, prefill_seconds, steps, decode_seconds, first_token_seconds, text.drafted, text.accepted
+        read, prefill_seconds, steps, decode_seconds, first_token_seconds, output.drafted, output.accepted
     )
     yield output.last_piece(timings)
 
@@ -96,8 +97,6 @@ def _verify(
         pieces, accepted = output.append_all(logits, draft)
         drafting.lengths.times.record(1 + len(draft), time.perf_counter() - began, len(draft))
         if draft:
-            text.drafted += len(draft)
-            text.accepted += accepted
             drafting.lengths.update(text, len(draft), accepted)
         yield from pieces
         if output.stop_logprob is not None:

@@ -55,11 +55,10 @@ CATCH_UP = 256  # ids of texts that a draft model reads in a step to know them
 
 
 class DraftedText:
-    """A text as drafting sees it: its tokens, its sampler, and how its drafts fared."""
+    """A text as drafting sees it: its tokens, its sampler, and what became of its drafts."""
 
     def __init__(self, history: History, sampler: Sampler, client: str = "") -> None:
         self.history, self.sampler, self.client = history, sampler, client
-        self.drafted = self.accepted = 0
         self.kind = 0  # of the draft that is proposed next (`Proposer.kind`)
         self.own: Any = None  # what the proposer knows of the text
         self._right = self._tried = 0.0

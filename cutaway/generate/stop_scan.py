@@ -27,9 +27,10 @@ class StopScan:
         safe, self._held = self._held[:at], ""
         return safe
 
-    def finish(self) -> str:
-        """What was held back, now that nothing follows."""
-        return self._release(len(self._held))
+    def finish(self, rest: str = "") -> str:
+        """What was held back with the ``rest`` of the text, nothing after a stop."""
+        safe = "" if self.found is not None else self.push(rest)
+        return safe + self._release(len(self._held))
 
     def _pending(self) -> int:
         """How many characters at the end begin some stop."""

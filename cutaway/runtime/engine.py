@@ -67,7 +67,7 @@ class RuntimeEngine:
         """The state; what is read into it from now on is edited, in the edits' order."""
         state.edits = tuple(edits)
         for edit in state.edits:
-            if moved_alone(self.config, edit.layer, edit.what) and edit.how != "move":
+            if edit.how != "move" and moved_alone(self.config, edit.layer, edit.what):
                 raise UserError(f"the runtime only scales and sets blocks.{edit.layer}.{edit.what}")
             if (edit.what, edit.layer) in self._places:
                 continue

@@ -137,10 +137,10 @@ def _prepared(
 ) -> Conversation:
     """A request that is checked, and rendered; its streams are not begun."""
     engine = service.engine_of(body.model, body.edits)
-    given_tools, choice = _tools(body)
-    _check_consistent(body, given_tools)
     count = body.n or 1
     service.limits.check_choices(count, "n")
+    given_tools, choice = _tools(body)
+    _check_consistent(body, given_tools)
     tools = None if choice == "none" else given_tools
     variables = _variables(service, body)
     begun = going_on(service, body)

@@ -71,7 +71,7 @@ class SavedSlots:
         engine: Any = text.engine or scheduler.engine
         pages = []
         for key in self._keys(scheduler, scope, text):
-            if (page := scheduler.restoring.cache.get(key)) is None:
+            if (page := scheduler.prefix_cache.get(key)) is None:
                 break
             pages.append(page)
         taken = sum(
@@ -107,7 +107,7 @@ class SavedSlots:
             text = f"{name!r} is damaged, or of another model, key or version: nothing of it is used"
             raise APIError(400, text, param="filename") from None
         for n, page in enumerate(pages, 1):
-            scheduler.restoring.cache.add(keys[:n], page)
+            scheduler.prefix_cache.add(keys[:n], page)
         self._put(scope, slot, SlotText(ids, None if engine is scheduler.engine else engine))
         return len(pages) * engine.page, path.stat().st_size
 
@@ -118,7 +118,9 @@ class SavedSlots:
         if text is None:
             return 0
         keys = self._keys(scheduler, scope, text)
-        scheduler.restoring.erase(keys)
+        scheduler.prefix_cache.drop(keys)
+        if scheduler.restoring is not None:
+            scheduler.restoring.erase(keys)
         return len(keys) * (text.engine or scheduler.engine).page
 
     def _path(self, scope: bytes, name: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,15 @@ class TextEncoder:
         """The fast path, if it hides what this encoder hides."""
         path = self._fast() if self.hides == self.control else None
         return None if isinstance(path, str) else path
+
+    @cached_property
+    def cut_in_core(self) -> bool:
+        """Whether texts come to the core as they are, which has a scanner for the patterns."""
+        return not self.spec.normalizer and self.path is not None and self.path.scanner is not None
+
+    def time_limit(self, characters: int) -> AbstractContextManager[None]:
+        """Bounds the time that a file's own patterns take inside, of which there may be none."""
+        return nullcontext() if self.cut_in_core else time_limit(characters)
 
     def encoded(self, segments: Iterable[str | int]) -> Iterable[list[int]]:
         """The ids of segments, stretch by stretch."""

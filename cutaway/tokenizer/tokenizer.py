@@ -22,7 +22,7 @@ from cutaway.tokenizer.added import AddedToken, Finder
 from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
-from cutaway.tokenizer.pretokenize import SPACE, time_limit
+from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.text_encoder import TextEncoder
 from cutaway.tokenizer.unicode import utf8
@@ -162,8 +162,9 @@ class Tokenizer:
         ("forbid"). Added tokens that are not control tokens are always found. Raises UserError for lone
         surrogates.
         """
-        with _whole(text):
-            ids = list(chain.from_iterable(self._encoded(text, special)))
+        encoder, segments = self._segments(text, special)
+        with _whole(text, encoder):
+            ids = list(chain.from_iterable(encoder.encoded(segments)))
         return self.framed(ids) if add_special else ids
 
     def framed(self, ids: Iterable[int]) -> list[int]:
@@ -181,7 +182,7 @@ class Tokenizer:
 
         encoder, segments = self._segments(text, special)
         count = library.threads() if threads is None else threads
-        with _whole(text):
+        with _whole(text, encoder):
             arrays = [encoder.array(part, count) for part in encoder.stretches(segments)]
         return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, np.int32), *arrays])
 
@@ -230,13 +231,13 @@ class Tokenizer:
         _check(text)
         encoder = self._encoder(self._control | never)
         spans = [(self._added.get(id, AddedToken(id, "")), start, stop) for start, stop, id in control]
-        with time_limit(len(text)):
+        with encoder.time_limit(len(text)):
             return list(chain.from_iterable(encoder.encoded(encoder.raw.split(text, spans))))
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
         encoder, segments = self._segments(text, special)
-        with _whole(text):
+        with _whole(text, encoder):
             return sum(map(encoder.count, encoder.stretches(segments)))
 
     def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = False) -> str:
@@ -338,10 +339,6 @@ class Tokenizer:
             compiled.keep(self._name, self.spec, laid_out)
         return fast.Path(Core(laid_out), self.spec.pretokenizer)
 
-    def _encoded(self, text: str, special: str) -> Iterable[list[int]]:
-        encoder, segments = self._segments(text, special)
-        return encoder.encoded(segments)
-
     def _segments(self, text: str, special: str) -> tuple[TextEncoder, list[str | int]]:
         if special not in MODES:
             raise UserError(f'special is "text", "allow" or "forbid", not {special!r}')
@@ -405,10 +402,10 @@ _BYTE_OF = {token: byte for byte, token in enumerate(bpe.BYTE_TOKENS)}
 
 
 @contextmanager
-def _whole(text: str) -> Iterator[None]:
+def _whole(text: str, encoder: TextEncoder) -> Iterator[None]:
     """Turns the core's meeting half a surrogate pair into the sentence that says where."""
     try:
-        with time_limit(len(text)):
+        with encoder.time_limit(len(text)):
             yield
     except UnicodeEncodeError:
         _check(text)

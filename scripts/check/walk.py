@@ -29,8 +29,8 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "tempe
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 HELD = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}}
 LIMITS = {  # files and switches
-    "a prompt": (19, 95),
-    "an edit": (28, 155),
+    "a prompt": (18, 88),
+    "an edit": (24, 142),
     "a chat": (40, 200),
     "a chat in form": (45, 261),
 }

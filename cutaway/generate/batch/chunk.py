@@ -36,21 +36,17 @@ class Chunk:
 
     def __post_init__(self) -> None:
         sequence, count = self.sequence, len(self.ids)
-        samples = sequence.state.length + count >= len(sequence.prompt)  # a token is chosen after this chunk
+        start, page = sequence.state.length, sequence.engine.page
+        self.begins_page = (start + count - 1) // page > (start - 1) // page  # one of its ids is the first
+        samples = start + count >= len(sequence.prompt)  # a token is chosen after this chunk
         scored = sequence.request.prompt_logprobs is not None and not sequence.decoding
         observation = None if sequence.decoding else sequence.request.observation
-        self.observed_at = [] if observation is None else observation.within(sequence.state.length, count)
+        self.observed_at = [] if observation is None else observation.within(start, count)
         self.observation = observation if self.observed_at or samples else None
         self.logits_at: Sequence[int] = range(0 if scored else count - samples - len(self.draft), count)
         if observation is not None and LOGITS in observation.names:
             self.logits_at = sorted({*self.observed_at, *self.logits_at})
         self.internals: Internals | None = sequence.request.internals if samples else None
-
-    @property
-    def begins_page(self) -> bool:
-        """Whether one of its ids, all of them read by now, is the first of a page."""
-        end, page = self.sequence.state.length, self.sequence.engine.page
-        return (end - 1) // page > (end - len(self.ids) - 1) // page
 
     @property
     def inside(self) -> tuple[LayerInternals, ...]:

@@ -15,38 +15,36 @@ LOADING = 0.02  # seconds after which a scheduler that only waits for pages look
 
 
 class Restoring:
-    """The scheduler's use of a store, None for none. The model's thread calls it (but ``figures`` and
-    ``erase``), and never waits for the disk while a text can be read.
+    """The scheduler's use of a store. The model's thread calls it (but ``figures`` and ``erase``), and never
+    waits for the disk while a text can be read.
     """
 
-    def __init__(self, store: PrefixStore | None, cache: PrefixCache, wake: threading.Condition) -> None:
-        self._store, self.cache, self._wake = store, cache, wake
+    def __init__(self, store: PrefixStore, cache: PrefixCache, wake: threading.Condition) -> None:
+        self._store, self._cache, self._wake = store, cache, wake
         self._loading = set[bytes]()  # the key of the first page of each text whose pages are being loaded
         self._arrived: list[tuple[ScheduledSequence, bytes, dict[bytes, Any]]] = []
 
     @property
     def figures(self) -> StoreFigures:
         """What the store did."""
-        return StoreFigures() if self._store is None else replace(self._store.figures)
+        return replace(self._store.figures)
 
     def ready(self, unread: list[ScheduledSequence]) -> list[ScheduledSequence]:
         """Those that need not wait: of several texts with one beginning, one loads it."""
-        if self._store is None:
-            return unread
         self._take_arrived()
         ready = []
         for sequence in unread:
-            sequence.reuse_pages(self.cache)
+            sequence.reuse_pages(self._cache)
             key = sequence.next_page
             if key is not None and key not in self._loading and not sequence.searched:
                 sequence.searched = True
                 if self._store.has(key):
-                    self._load(self._store, sequence, key)
+                    self._load(sequence, key)
             if key is None or key not in self._loading:
                 ready.append(sequence)
         return ready
 
-    def _load(self, store: PrefixStore, sequence: ScheduledSequence, key: bytes) -> None:
+    def _load(self, sequence: ScheduledSequence, key: bytes) -> None:
         """Load a text's pages, from the one with this key on."""
 
         def arrived(pages: dict[bytes, Any]) -> None:
@@ -58,7 +56,7 @@ class Restoring:
             return not sequence.stream.cancelled
 
         self._loading.add(key)
-        store.fetch(sequence.engine, sequence.pages_to_load(), arrived, wanted)
+        self._store.fetch(sequence.engine, sequence.pages_to_load(), arrived, wanted)
 
     def _take_arrived(self) -> None:
         """Give each text what was loaded for it: the others that begin alike find it in the prefix cache."""
@@ -66,7 +64,7 @@ class Restoring:
             arrived, self._arrived = self._arrived, []
         for sequence, key, pages in arrived:
             sequence.restored = pages
-            sequence.reuse_pages(self.cache)
+            sequence.reuse_pages(self._cache)
             self._loading.discard(key)
 
     def wait(self) -> None:
@@ -76,19 +74,16 @@ class Restoring:
 
     def store(self, sequence: ScheduledSequence) -> None:
         """Write the pages of a long prompt, once it is read."""
-        if self._store is None or sequence.stored or not sequence.decoding:
+        if sequence.stored or not sequence.decoding:
             return
         sequence.stored = True
         if len(sequence.prompt) >= LONG:
             self._store.keep(sequence.engine, *sequence.prompt_pages())
 
     def erase(self, keys: Sequence[bytes]) -> None:
-        """Forget pages, those on disk too. From any thread."""
-        self.cache.drop(keys)
-        if self._store is not None:
-            self._store.erase(keys)
+        """Forget pages on disk. From any thread."""
+        self._store.erase(keys)
 
     def close(self) -> None:
         """Write what is pending."""
-        if self._store is not None:
-            self._store.close()
+        self._store.close()

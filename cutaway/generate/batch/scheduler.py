@@ -112,27 +112,24 @@ class Scheduler:
         self.max_sequences, self.max_queue = max_sequences, max_queue
         self.on_step: Callable[[], None] = lambda: None
         self._capacity = page_capacity(self.engine, max_sequences, state_bytes)
-        self._prefix_cache = PrefixCache(self._capacity)
+        self.prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
         self._drafting = drafting
         self._watches = drafting.proposer.watches if drafting is not None else ()
         self._turns = DecodeTurns(self.engine.weights_in_positions)
-        self._queue: FairQueue[ScheduledSequence] = FairQueue(lambda sequence: sequence.request.priority)
+        self._queue: FairQueue[ScheduledSequence] = FairQueue()
         self._running: list[ScheduledSequence] = []
         self._present: dict[str, float] = {}  # when each client last had a request that ran
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
         self._closing = self._over = False
         self._wake = threading.Condition()
-        self.restoring = Restoring(prefixes, self._prefix_cache, self._wake)
+        self.restoring = None if prefixes is None else Restoring(prefixes, self.prefix_cache, self._wake)
         self._pages_taken = threading.Event()
         self._threads = [threading.Thread(target=self._work, name="cutaway-model", daemon=True)]
         if isinstance(self.engine, AllocatesAhead):
-            self._threads.append(
-                threading.Thread(
-                    target=self._allocate, args=(self.engine,), name="cutaway-pages", daemon=True
-                )
-            )
+            more: Any = {"args": (self.engine,), "name": "cutaway-pages", "daemon": True}
+            self._threads.append(threading.Thread(target=self._allocate, **more))
         for thread in self._threads:
             thread.start()
 
@@ -178,7 +175,7 @@ class Scheduler:
                     else f"{self._queue.count(request.client)} of your requests wait, as many as places are "
                     "free for others: ask again in a while"
                 )
-            self._queue.add(request.client, sequence)
+            self._queue.add(request.client, sequence, request.priority)
             self._wake.notify_all()
         return stream
 
@@ -197,12 +194,12 @@ class Scheduler:
                 max_queue=self.max_queue,
                 pages_total=self._capacity,
                 pages_used=self._reserved(),
-                pages_kept=len(self._prefix_cache),
+                pages_kept=len(self.prefix_cache),
                 page_bytes=self.engine.page_bytes,
                 prompt_tokens=counts["prompt_tokens"],
                 cached_tokens=counts["cached_tokens"],
                 restored_tokens=counts["restored_tokens"],
-                stored=self.restoring.figures,
+                stored=self.restoring.figures if self.restoring else StoreFigures(),
                 generated_tokens=counts["generated_tokens"],
                 drafted_tokens=counts["drafted_tokens"],
                 accepted_tokens=counts["accepted_tokens"],
@@ -232,7 +229,8 @@ class Scheduler:
         if threading.current_thread() not in self._threads:
             for thread in self._threads:  # afterwards nothing here holds the engine and the tokenizer
                 thread.join()
-            self.restoring.close()
+            if self.restoring is not None:
+                self.restoring.close()
         return cut_off
 
     def close(self) -> None:
@@ -277,7 +275,7 @@ class Scheduler:
                 self._drop_cancelled()
                 while (sequence := self._next()) is not None:
                     self._running.append(sequence)
-                    self._prefix_cache.resize(self._capacity - self._reserved())
+                    self.prefix_cache.resize(self._capacity - self._reserved())
                     sequence.start()
                 if self._running:
                     return True
@@ -289,6 +287,8 @@ class Scheduler:
 
     def _next(self) -> ScheduledSequence | None:
         """Take out the next request, if there is room for it: one that needs many pages is not overtaken."""
+        if not self._queue.clients:
+            return None
         blocked = {client for client in self._queue.clients if not self._may_run(client)}
         found = self._queue.first(blocked)
         if found is None or self._reserved() + found[1].pages_needed > self._capacity:
@@ -324,7 +324,8 @@ class Scheduler:
         able, unread = list[ScheduledSequence](), list[ScheduledSequence]()
         for sequence in self._running:
             (able if sequence.decoding else unread).append(sequence)
-        unread = self.restoring.ready(unread)
+        if self.restoring is not None:
+            unread = self.restoring.ready(unread)
         decoding = self._turns.choose(able)
         drafts = self._drafts(decoding) if not unread else [()] * len(decoding)
         drafted = time.perf_counter()
@@ -339,7 +340,7 @@ class Scheduler:
             most = self._budget.allowed(len(decoding), waiting, shared)
             chunks += self._prefill_chunks(unread, clients, most)
         self.on_step()  # of the step before: its listeners work while the engine computes
-        if not chunks:  # every text waits for pages on disk
+        if not chunks and self.restoring is not None:  # every text waits for pages on disk
             self.restoring.wait()
             return
         try:
@@ -356,8 +357,9 @@ class Scheduler:
         if any(chunk.begins_page for chunk in chunks):
             self._pages_taken.set()
         for chunk in chunks:
-            chunk.sequence.cache_pages(self._prefix_cache)
-            self.restoring.store(chunk.sequence)
+            chunk.sequence.cache_pages(self.prefix_cache)
+            if self.restoring is not None:
+                self.restoring.store(chunk.sequence)
         chunks += self._forks(chunks, FORKS if shared else None)
         results = [_sample(chunk) for chunk in chunks]
         self._count_drafts(chunks)
@@ -413,7 +415,7 @@ class Scheduler:
         chosen: dict[str, list[ScheduledSequence]] = defaultdict(list)
         waiting.sort(key=lambda sequence: (sequence.state.length % size == 0, sequence.last_prefill_step))
         for sequence in waiting:
-            sequence.reuse_pages(self._prefix_cache)
+            sequence.reuse_pages(self.prefix_cache)
             shared = sequence.next_page or sequence.whole_prompt
             if shared is None or shared not in claimed:
                 chosen[sequence.request.client].append(sequence)
@@ -465,7 +467,7 @@ class Scheduler:
     def _leave(self, sequence: ScheduledSequence) -> None:
         with self._wake:
             self._running.remove(sequence)
-            self._prefix_cache.resize(self._capacity - self._reserved())
+            self.prefix_cache.resize(self._capacity - self._reserved())
 
     def _count_prompt(self, sequence: ScheduledSequence) -> None:
         """Count what was read of a prompt since it was counted last, for the client as for the server."""

@@ -103,7 +103,7 @@ class SequenceOutput:
         self.sampler = Sampler(settings)
         self.history = History(prompt_ids)
         self.vocab, self._tokenizer = len(tokenizer), tokenizer
-        self.stop_scan = StopScan(tuple(settings.stop))
+        self._stop_scan = StopScan(tuple(settings.stop)) if settings.stop else None
         self.stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else tokenizer.eos_ids)}
         room = engine.max_context - len(prompt_ids)
         wanted = room + 1 if settings.max_tokens is None else settings.max_tokens
@@ -113,6 +113,7 @@ class SequenceOutput:
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
         self.stop_logprob: float | None = None
+        self.drafted = self.accepted = 0  # tokens that were proposed, and of them those that were chosen
 
     @cached_property
     def detokenizer(self) -> TextStream:
@@ -138,6 +139,7 @@ class SequenceOutput:
             accepted += 1
             if self.finish_reason is not None:
                 break
+        self.drafted, self.accepted = self.drafted + len(draft), self.accepted + accepted
         return pieces, accepted
 
     @property
@@ -159,13 +161,14 @@ class SequenceOutput:
             self.finish_reason, self.stop, self.stop_logprob = "stop", id, logprobs(logits, id)[0]
             return None
         self.history.append(id)
-        text = self.stop_scan.push(self.detokenizer.push(id))
+        text, scan = self.detokenizer.push(id), self._stop_scan
+        text = text if scan is None else scan.push(text)
         piece = Piece(text, id, *logprobs(logits, id, self.top_logprobs), inside=inside)
         self.pieces.append(piece)
         if self.constraint is not None:
             self.constraint.accept(id)
-        if self.stop_scan.found is not None:
-            self.finish_reason, self.stop = "stop", self.stop_scan.found
+        if scan is not None and scan.found is not None:
+            self.finish_reason, self.stop = "stop", scan.found
         elif self.constraint is not None and self.constraint.done:
             self.finish_reason = "stop"
         elif len(self.pieces) == self.max_tokens:
@@ -174,12 +177,11 @@ class SequenceOutput:
 
     def last_piece(self, timings: Timings) -> Piece:
         """The text that was held back, and the generation."""
-        text = ""
-        if self.stop_scan.found is None:
-            text = self.stop_scan.push(self.detokenizer.finish())
-        if self.stop_scan.found is not None:
-            self.finish_reason, self.stop = "stop", self.stop_scan.found
-        text += self.stop_scan.finish()
+        text, scan = self.detokenizer.finish(), self._stop_scan
+        if scan is not None:
+            text = scan.finish(text)
+            if scan.found is not None:
+                self.finish_reason, self.stop = "stop", scan.found
         assert self.finish_reason is not None
         generation = Generation(
             text="".join(piece.text for piece in self.pieces) + text,
@@ -216,7 +218,6 @@ class ScheduledSequence:
         self.restored_tokens = 0  # of those, from pages on disk
         self.restored: dict[bytes, Any] = {}  # pages that were loaded for it, by their keys
         self.searched = self.stored = False  # whether pages on disk were looked for, and its own given to it
-        self.drafted = DraftedText(output.history, output.sampler, self.request.client)
         self.last_prefill_step = self.last_decode_step = 0
         self._keys: list[bytes] = []
         self._pages: list[Any] = []
@@ -329,6 +330,11 @@ class ScheduledSequence:
         for row, id in zip(logits, self.prompt[start + 1 :], strict=False):
             scored.append(logprobs(mask_padding(row, self.output.vocab), id, count))
 
+    @cached_property
+    def drafted(self) -> DraftedText:
+        """The text as drafting sees it."""
+        return DraftedText(self.output.history, self.output.sampler, self.request.client)
+
     def draft_room(self) -> int:
         """How many tokens may be drafted; 0 where what is inside the model is shown at each token."""
         # by name: asking whether an engine is `Rewinding` takes as long as choosing a token
@@ -357,8 +363,6 @@ class ScheduledSequence:
             pieces, accepted = self.output.append_all(logits, draft)
             if accepted < len(draft):
                 self.state.truncate(self.state.length - len(draft) + accepted)
-            self.drafted.drafted += len(draft)
-            self.drafted.accepted += accepted
         else:
             piece = self.output.append(logits[-1], inside)
             pieces = [] if piece is None else [piece]
@@ -376,7 +380,7 @@ class ScheduledSequence:
             decode_seconds=time.perf_counter() - self._first_token if steps else 0.0,
             first_token_seconds=self._first_token - self._queued,
             queue_seconds=self._started - self._queued,
-            drafted_tokens=self.drafted.drafted,
-            accepted_tokens=self.drafted.accepted,
+            drafted_tokens=self.output.drafted,
+            accepted_tokens=self.output.accepted,
         )
         return self.output.last_piece(timings)
