@@ -369,7 +369,7 @@ def test_no_run_that_chooses_a_rate_is_scored(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sweep, "one", one)
     rates = {"learning_rates": (0.001, 0.002, 0.004, 0.008), "steps": 8, "trial_seeds": 2, "seeds": 3}
     scores = []
-    for _ in range(60):
+    for _ in range(20):
         (result,) = sweep.run_sweep(replace(made := small(**rates), arms=made.arms[:2]), tmp_path, print)[:1]
         scores += [run.score for run in result.runs]
         assert len(result.runs) == 3 and {500, 501} & {seed for seed, _ in seen["validation"]}

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 OLD = re.compile(
     r"(?<![a-z])(nobody|somebody|whoever|told|said|lies|stands|turned|tally|tallies|ticket|doors?|twins?|slopes?)"
@@ -37,9 +35,12 @@ def test_an_old_word_is_found() -> None:
     assert old("turned_back = the_twins") == ["turned", "twins"] and old("A token stands for bytes") == []
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_old_word(path: Path) -> None:
-    found = old(path.read_text("utf-8"))
-    if str(path.relative_to(ROOT)) in SLOPES:
-        found = [word for word in found if not word.lower().startswith("slope")]
-    assert found == []
+def test_no_old_word() -> None:
+    """One test for all files: each alone costs less than it takes to name it."""
+    wrong = {}
+    for path in files():
+        name, found = str(path.relative_to(ROOT)), old(path.read_text("utf-8"))
+        if name in SLOPES:
+            found = [word for word in found if not word.lower().startswith("slope")]
+        wrong |= {name: found} if found else {}
+    assert wrong == {}

@@ -2,12 +2,8 @@
 there and back, for every visibility, however tensors lie in memory, on every instruction set.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +19,7 @@ from cutaway.attention.common.visibility import All, Causal, Positions
 from cutaway.errors import UserError
 from cutaway.position import alibi
 from tests.laws.mechanisms import SOFTMAX, attention
+from tests.test_native import Run, on_each_set
 
 built = pytest.mark.skipif(
     not native.KERNELS, reason=core.unavailable_reason() or "no kernels for this processor"
@@ -176,34 +173,34 @@ def test_threads_change_no_bit() -> None:
             assert torch.equal(one, same)
 
 
+IMPORTS = """
+import os
+import pytest
+from tests.laws import test_native_backend
+
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+names = "every_kind or in_order or sees_nothing or great"
+words = ["-q", "-x", "-p", "no:cacheprovider", test_native_backend.__file__, "-k", names]
+"""
+ON_EACH_SET = """
+done = pytest.main(words)
+print("all passed" if done == 0 else "not passed")
+"""
+
+
+@pytest.fixture(scope="module")
+def tested() -> dict[str, Run]:
+    return on_each_set(IMPORTS, ON_EACH_SET)
+
+
 @built
 @pytest.mark.parametrize("isa", ["avx2", "avx_vnni", "avx512", "avx512_bf16", "amx", "neon"])
-def test_every_instruction_set(isa: str) -> None:
+def test_every_instruction_set(isa: str, tested: dict[str, Run]) -> None:
     """In a process of its own, in which the environment chooses; one that this processor lacks is refused."""
-    names = ("every_kind", "in_order", "sees_nothing", "great")
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-k",
-        " or ".join(names),
-    ]
-    done = subprocess.run(
-        words,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"CUTAWAY_ISA": isa, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "the best that this processor has" in done.stdout + done.stderr:
+    run = tested[isa]
+    if "the best that this processor has" in run.stdout + run.stderr:
         pytest.skip(f"this processor has no {isa}")
-    assert done.returncode == 0, done.stdout
+    assert run.stdout.endswith("all passed\n"), run.stdout + run.stderr
 
 
 def test_it_is_chosen_where_there_is_a_way_back() -> None:
