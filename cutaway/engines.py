@@ -251,9 +251,11 @@ class Engines:
         if adapter is not None and base is not None and shared:
             return base.runtime.adapted(adapter)
         if native.available():
+            from cutaway.runtime import prefetching
             from cutaway.runtime.engine import RuntimeEngine
 
             engine = self._limited(RuntimeEngine(self.decoder(), tensors, kv_cache=self.asked.kv_cache))
+            prefetching.choose(engine)
         else:
             from cutaway.runtime.reference import ReferenceEngine
 

@@ -214,15 +214,8 @@ def _main_type(stored: list[Later]) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    processor = platform.processor() or platform.machine()
-    known = Path("/proc/cpuinfo")
-    if known.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in known.read_text().splitlines() if "model name" in line
-        ]
-        processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": library.processor(),
         "system": platform.system(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],

@@ -121,6 +121,23 @@ def threads() -> Iterator[Found]:
         yield Found("threads", "ok", f"{shown}{limited}")
 
 
+def memory_ahead() -> Iterator[Found]:
+    """How far ahead the memory is asked for weights, as it was measured here."""
+    from cutaway.runtime import prefetching
+
+    if library.unavailable_reason() is not None:
+        return
+    known = prefetching.measured()
+    if known is None:
+        shown = "not measured yet: the first model of 32 MB and more that runs is"
+    else:
+        best = prefetching.fastest(known)
+        times = known[prefetching.usual()] / known[best]
+        shown = f"weights are asked for ahead: {best} ({times:.2f} times as fast as {prefetching.usual()})"
+        shown += f"; without {prefetching.path()} it is measured again"
+    yield Found("prefetching", "ok", shown)
+
+
 def free_memory() -> Iterator[Found]:
     """Whether the default model fits into what is free."""
     free = memory.available()
@@ -225,7 +242,7 @@ def gpu() -> Iterator[Found]:
         yield Found("gpu", "ok", f"none; PyTorch {torch.__version__} computes on the CPU")
 
 
-CHECKS = (python_and_package, native_core, threads, free_memory, cache, prefix_pages)
+CHECKS = (python_and_package, native_core, threads, memory_ahead, free_memory, cache, prefix_pages)
 CHECKS += (default_model, optional_parts, gpu)
 
 

@@ -12,6 +12,7 @@ import ctypes
 import importlib.util
 import math
 import os
+import platform
 import struct
 import warnings
 from functools import cache
@@ -23,7 +24,8 @@ from cutaway.errors import OperationalError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 15
+ABI = 16
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 # Instruction sets by the number that native/core/isa.hpp gives them.
@@ -72,6 +74,16 @@ def threads() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"CUTAWAY_THREADS is {asked!r}; set it to a number from 1 up, or unset it")
     return min(int(asked), 1024)
+
+
+@cache
+def processor() -> str:
+    """The processor's own name, as far as the system tells it."""
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def function(name: str, *arguments: type, result: type | None = None) -> Any:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cutaway.native import library
 from cutaway.pipeline.config import Costs
-
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def machine(threads: int) -> dict[str, Any]:
     """The processor, and how much of it was used."""
-    name = platform.processor() or platform.machine()
-    if CPU_INFO.is_file():
-        named = [line for line in CPU_INFO.read_text().splitlines() if line.startswith("model name")]
-        name = named[0].partition(":")[2].strip() if named else name
-    return {"processor": name, "cores": os.cpu_count(), "threads": threads or os.cpu_count()}
+    return {"processor": library.processor(), "cores": os.cpu_count(), "threads": threads or os.cpu_count()}
 
 
 def counted(given: Costs, seconds: float, energy: Mapping[str, float] | None) -> dict[str, Any]:

@@ -17,6 +17,6 @@ namespace cutaway {
 static_assert(std::endian::native == std::endian::little);
 
 // Raise this whenever an exported function changes its arguments or its meaning.
-inline constexpr int32_t kAbi = 15;
+inline constexpr int32_t kAbi = 16;
 
 }  // namespace cutaway

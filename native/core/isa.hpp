@@ -14,8 +14,8 @@ typedef uint8_t RowBytes __attribute__((vector_size(16)));
 // processor with avx512 has in AVX2's registers.
 enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx_vnni = 3, avx512 = 4, avx512_bf16 = 5, amx = 6 };
 
-// The best set that the processor has and the operating system saves. Intel's take two cycles and more for a product of
-// pairs of bfloat16, in which they multiply four times as many floats: without amx, avx512 is their best.
+// The best set that the processor has and the operating system saves. Where a product of pairs of bfloat16 takes longer than
+// the products of floats in its place (measured once a process), avx512 is better than avx512_bf16.
 Isa best_isa();
 
 // The set in use: best_isa(), unless a lower one was asked for.
@@ -26,15 +26,6 @@ bool has_dot_products();
 
 // Whether the set in use has tiles of bfloat16 too.
 bool multiplies_bf16_tiles();
-
-// Whether weights that are read once are asked for near ahead, into the first cache. Measured: a Zen 3 decodes a tenth to a
-// quarter faster so, a Zen 4 slower; the two differ in AVX-512.
-bool prefetches_near();
-
-// Whether all weights that are read once are asked for near ahead, whatever their type, and a worker that waits asks for what
-// it reads next. Measured: a Sapphire Rapids with AVX2 or AVX-512 reads them up to a third faster so; an Emerald Rapids up to
-// half as fast again than unasked; asked so far ahead as for that, a Zen 3 and a Zen 4 a tenth slower.
-bool prefetches_all();
 
 }  // namespace cutaway
 
@@ -60,6 +51,15 @@ bool prefetches_all();
 #endif
 
 #if defined(CUTAWAY_X86)
+#if defined(__clang__)
+#define CUTAWAY_BF16 \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"), \
+                   min_vector_width(512)))
+#else
+#define CUTAWAY_BF16 \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16," \
+                          "prefer-vector-width=512")))
+#endif
 #if defined(__clang__)
 #define CUTAWAY_VNNI \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"), min_vector_width(512)))

@@ -67,8 +67,9 @@ ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
 
 // How many bytes ahead of what it reads a product asks the memory for, a line for each that it reads; 0: for none.
 int64_t near_ahead(const Matrix& matrix) {
-    if (prefetches_all()) return 2048;
-    if (!prefetches_near() || !matrix.reads_eight_bits()) return 0;
+    const int32_t far = prefetch();
+    if (far != kEightBits) return far;
+    if (!matrix.reads_eight_bits()) return 0;
     return matrix.type == kQ8_0 ? 1024 : 2304;
 }
 
@@ -99,12 +100,11 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
         for (int panel = first; panel < last; ++panel) {
             const uint8_t* from = matrix.panels + panel * bytes;
             if (path != nullptr) path->read(bytes, 0);
-            // A panel read a second time is in the cache, and with many vectors memory is not the limit.
-            int64_t ahead = tokens <= of.most ? near : 0;
+            int64_t ahead = near;  // a panel that is read a second time is in the cache
             float* rows = out + (panel - first) * kPanel;
             int token = begin;
             if (many != nullptr && (end - begin >= kMany || of.of[0] == nullptr)) {
-                token += many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride);
+                token += many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride, near);
             }
             while (token < end) {
                 const int count = std::min(of.most, end - token);

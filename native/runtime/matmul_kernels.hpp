@@ -18,7 +18,7 @@ inline constexpr int kMostTiled = 256;  // that a call takes whose sums are tile
 
 // Of how many of the vectors they are is returned.
 using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
-                             int64_t stride);
+                             int64_t stride, int64_t near);
 
 // A type's products of one panel with 1, 2, ... `most` vectors at once, of two panels with 1 and 2, and with many vectors,
 // where those have a way of their own.

@@ -9,6 +9,13 @@
 
 namespace cutaway {
 
+// How far ahead of what is read the memory is asked for weights, in bytes: kNone, kEightBits, or so far for every type, across
+// the borders of matrices and while a worker waits. Which is fastest differs between processors, by up to twice:
+// cutaway/runtime/prefetching.py measures it. Without a measurement kEightBits where there is no AVX-512, else kNone.
+inline constexpr int32_t kNone = 0;       // the processor's own prefetcher alone
+inline constexpr int32_t kEightBits = 1;  // a kilobyte or two, for the types that are multiplied as 8-bit numbers
+int32_t prefetch();
+
 // Prefetches into L2; the address may be past the array.
 inline __attribute__((always_inline)) void ask(const uint8_t* from, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);

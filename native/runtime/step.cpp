@@ -198,7 +198,7 @@ class Step {
     void work(int index, int workers) {
         static thread_local Path path;
         // With more vectors panels are read several times over.
-        const bool once = tokens_ <= kFew && workers <= most_shares_ && prefetches_all();
+        const bool once = tokens_ <= kFew && workers <= most_shares_ && prefetch() > kEightBits;
         Worker worker{index, workers, once ? &path : nullptr};
         if (once) foresee(worker);
         each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { begin(token); });

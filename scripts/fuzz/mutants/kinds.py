@@ -1282,6 +1282,7 @@ READERS = {
     "inspect/tuned_lens.py": "tuned lens",
     "inspect/tuned_maps.py": "tuned lens",
     "memory.py": OWN,
+    "runtime/prefetching.py": "what this machine measured, of a damaged file nothing",
     "store/sealed.py": "prefix pages",
     "native/library.py": OWN,
     "page/bundle.py": OWN,
