@@ -148,7 +148,7 @@ class Engines:
         from cutaway.runtime import encoder, supported
 
         absent = native.unavailable_reason()
-        if absent is not None and self.asked.engine != "runtime":
+        if absent is not None and self.asked.engine != "runtime" and installed("torch"):
             return absent[0].lower() + absent[1:].rstrip(".")
         if isinstance(self.config, Encoder):
             return encoder.unsupported_reason(self.config, self.checkpoint.tensors)

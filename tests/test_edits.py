@@ -427,6 +427,15 @@ def test_a_generation_keeps_activations_as_one_trace(tiny: Path) -> None:
         lm.generate("the", keep=["logits"])
 
 
+@pytest.mark.parametrize(("torch", "answers"), [(True, "pytorch"), (False, "runtime")])
+def test_without_core_pytorch_answers_or_where_it_is_absent_the_reference(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, torch: bool, answers: str
+) -> None:
+    monkeypatch.setattr(cutaway.native, "unavailable_reason", lambda: "The native core is absent.")
+    monkeypatch.setattr(cutaway.engines, "installed", lambda library: torch)
+    assert cutaway.load(tiny).engine_choice[0] == answers
+
+
 def test_which_engine_answers_is_what_was_asked_for(tiny: Path) -> None:
     packed = cutaway.load(tiny, engine="runtime")
     with (
