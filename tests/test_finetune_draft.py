@@ -104,6 +104,27 @@ def test_a_model_foresees_its_own_answers(lm: Any, talk: Path):
 
 
 @needs_core
+def test_what_a_draft_foresees_is_what_it_writes_behind_each_step(lm: Any, talk: Path):
+    """By hand: at each step the draft goes on greedily by COUNT tokens, of which those before a wrong one
+    count.
+    """
+    draft, answers = lm.first_layers(1), 0
+    for one in drafts.prompts(lm, talk)[0][:3]:
+        made = lm.generate(one.ids, max_tokens=19, temperature=0, ignore_eos=True)
+        steps, at = list[tuple[int, int]](), 1
+        while at < len(made.ids) - 1:
+            count = min(drafts.COUNT, len(made.ids) - 1 - at)
+            begun = [*one.ids, *made.ids[:at]]
+            own = draft.generate(begun, max_tokens=count, temperature=0, ignore_eos=True).ids
+            right = next((n for n in range(count) if own[n] != made.ids[at + n]), count)
+            steps.append((right, right + (right < count)))
+            at += right + 1
+        assert drafts._foreseen(draft, made, len(lm.tokenizer)) == steps
+        answers += len(steps)
+    assert answers > 10
+
+
+@needs_core
 def test_a_draft_is_trained_and_drafts(base: Path, talk: Path, tmp_path: Path, capsys: Any):
     folder = tmp_path / "draft"
     words = ["finetune", "distill", str(talk), "--draft", "--model", str(base), "--output", str(folder)]

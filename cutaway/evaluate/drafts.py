@@ -16,9 +16,10 @@ from typing import Any
 from cutaway.data import layouts, rows
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
+from cutaway.generate.batch.request import Generation
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.speculative import DraftedText, Drafting, DraftLengths, DraftModel, Proposer
+from cutaway.generate.speculative import Drafting, DraftModel
 from cutaway.lm import LanguageModel
 
 TEMPERATURE = 0.7  # of the answers: what a model mostly says, and not always the same
@@ -114,30 +115,21 @@ class Judged:
         }
 
 
-class _Fixed(DraftLengths):
-    """Drafts COUNT tokens in each step, and counts what becomes of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.right = self.tried = self.steps = self.first = 0
-
-    def choose(
-        self,
-        texts: Sequence[DraftedText],
-        rooms: Sequence[int],
-        proposer: Proposer,
-        others: Sequence[str] = (),
-    ) -> list[int]:
-        return [min(COUNT, room) for room in rooms]
-
-    def rest(self, looked: float, texts: int) -> int:
-        return 0
-
-    def update(self, text: DraftedText, drafted: int, accepted: int) -> None:
-        self.right += accepted
-        self.tried += accepted + (accepted < drafted)
-        self.steps += 1
-        self.first += accepted > 0
+def _foreseen(draft: LanguageModel, made: Generation, vocab: int) -> list[tuple[int, int]]:
+    """Of each step of a greedy text, if COUNT tokens were drafted in it: how many of them are the text's,
+    and those with the first wrong one. What is drafted behind right tokens is drafted behind the text's own.
+    """
+    end = [made.stop] if isinstance(made.stop, int) else []
+    ids = [*made.prompt_ids, *made.ids, *end][: draft.context]
+    said = draft.logits(ids[:-1])[len(made.prompt_ids) - 1 :, :vocab].argmax(-1)
+    right = said == ids[len(made.prompt_ids) :]
+    steps, at = list[tuple[int, int]](), 1  # the first comes with the prompt, and the last after a draft
+    while at < len(right) - 1:
+        drafted = right[at : min(at + COUNT, len(right) - 1)]
+        count = len(drafted) if drafted.all() else int(drafted.argmin())
+        steps.append((count, count + (count < len(drafted))))
+        at += count + 1
+    return steps
 
 
 def judged(
@@ -150,14 +142,15 @@ def judged(
     paying = Drafting(DraftModel(draft.engine, len(tokenizer)))
     for n, one in enumerate(asked):
         report(n, len(asked))
-        fixed = _Fixed()
-        made = Drafting(DraftModel(draft.engine, len(tokenizer)), fixed)
-        finish(generate(engine, tokenizer, one.ids, settings, None, made))
-        if fixed.steps:
-            counts.append((fixed.right, fixed.tried, fixed.steps, fixed.first))
         ways = [None, paying] if n % 2 else [paying, None]
-        took = {way is None: _seconds(engine, tokenizer, one.ids, settings, way) for way in ways}
-        seconds.append((took[True], took[False]))
+        made = {
+            way is None: finish(generate(engine, tokenizer, one.ids, settings, None, way)) for way in ways
+        }
+        if steps := _foreseen(draft, made[True], len(tokenizer)):
+            right, tried = zip(*steps, strict=True)
+            counts.append((sum(right), sum(tried), len(steps), sum(count > 0 for count in right)))
+        plain, drafted = (max(made[way].timings.decode_seconds, 1e-9) for way in (True, False))
+        seconds.append((plain, drafted))
     report(len(asked), len(asked))
     if not counts:
         raise UserError("the model's answers to the held-out prompts are empty, so that no draft is judged")
@@ -171,8 +164,3 @@ def judged(
         statistics.ratio(written, steps),
         statistics.ratio(plain, drafted),
     )
-
-
-def _seconds(engine: Any, tokenizer: Any, ids: list[int], settings: Any, drafting: Drafting | None) -> float:
-    made = finish(generate(engine, tokenizer, ids, settings, None, drafting))
-    return max(made.timings.decode_seconds, 1e-9)
