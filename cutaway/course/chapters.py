@@ -43,10 +43,11 @@ def chapter(number: int) -> Chapter:
 def _with_more(exercise: Exercise) -> Exercise:
     """The exercise with the mistakes that are made of the right answer, after its own."""
     from cutaway.course.mistakes_blocks import BLOCKS
+    from cutaway.course.mistakes_merges import MERGES
     from cutaway.course.mistakes_text import TEXT
     from cutaway.course.mistakes_vectors import VECTORS
 
-    more = (TEXT | VECTORS | BLOCKS).get(exercise.number, {})
+    more = (TEXT | MERGES | VECTORS | BLOCKS).get(exercise.number, {})
     made = [Mistake(hint, partial(wrong, exercise.reference)) for hint, wrong in more.items()]
     return replace(exercise, mistakes=(*exercise.mistakes, *made))
 

@@ -1,4 +1,4 @@
-"""More faults that newcomers make in chapters 1 to 4: by exercise, each hint with the function that has it.
+"""More faults that newcomers make in chapters 1 to 3: by exercise, each hint with the function that has it.
 
 A function gets the library's own as its first argument, ``right``.
 """
@@ -86,43 +86,6 @@ def _walk(
 
 def _summed(word: str, scores: dict[str, float], pieces: list[str]) -> float:
     return math.log(sum(math.exp(scores[piece]) for piece in pieces if piece in scores))
-
-
-def _until_once(right: Any, words: dict[str, int], merges: int) -> list[Any]:
-    found = right(words, merges)
-    corpus = {word: (list(word), count) for word, count in words.items()}
-    kept = []
-    for pair in found:
-        counts = Counter[Any]()
-        for symbols, count in corpus.values():
-            for one in itertools.pairwise(symbols):
-                counts[one] += count
-        if counts[pair] < 2:
-            break
-        kept.append(pair)
-        corpus = {word: (_merged(symbols, pair), count) for word, (symbols, count) in corpus.items()}
-    return kept
-
-
-def _merged(symbols: list[str], pair: tuple[str, str]) -> list[str]:
-    made: list[str] = []
-    at = 0
-    while at < len(symbols):
-        both = tuple(symbols[at : at + 2]) == pair
-        made.append("".join(pair) if both else symbols[at])
-        at += 1 + both
-    return made
-
-
-def _latest_first(word: str, merges: list[tuple[str, str]]) -> list[str]:
-    symbols = list(word)
-    while known := [merges.index(pair) for pair in itertools.pairwise(symbols) if pair in merges]:
-        symbols = _merged(symbols, merges[max(known)])
-    return symbols
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode())
 
 
 def _whole_tokens(tokens: list[bytes]) -> list[str]:
@@ -418,53 +381,6 @@ TEXT: Faults = {
         ),
         "pieces are added up: a cut is a product of pieces, and cuts add up": lambda right, w, s: _summed(
             w, s, [w[a:b] for a, b in itertools.combinations(range(len(w) + 1), 2)]
-        ),
-    },
-    "4.3": {
-        "there is one merge too few": lambda right, w, m: right(w, m - 1),
-        "pairs that occur once are merged too": _until_once,
-    },
-    "4.4": {
-        "it takes the pair that was learned last: the one learned first comes first": lambda right, w, m: (
-            _latest_first(w, m)
-        ),
-        "the word is one token: only pairs that were learned are merged": lambda right, w, m: [w],
-    },
-    "4.5": {
-        "that is how Python writes bytes: decode them": lambda right, i, t: "".join(str(t[n]) for n in i),
-        "the ids are off by one: id 0 is the first token": lambda right, i, t: right([n - 1 for n in i], t),
-        "the tokens are in the order of their ids: it is that of the text": lambda right, i, t: right(
-            sorted(i), t
-        ),
-        "bytes are read as UTF-16: they are UTF-8": lambda right, i, t: b"".join(t[n] for n in i).decode(
-            "utf-16", "replace"
-        ),
-        "bytes are read as ASCII: they are UTF-8": lambda right, i, t: b"".join(t[n] for n in i).decode(
-            "ascii", "replace"
-        ),
-        "bytes that are no UTF-8 become U+FFFD, and not an escape": lambda right, i, t: b"".join(
-            t[n] for n in i
-        ).decode(errors="backslashreplace"),
-        "the text is stripped: white space is text": lambda right, i, t: right(i, t).strip(),
-    },
-    "4.6": {
-        "texts are encoded as one: each is encoded by itself": lambda right, t, e: (
-            _bytes("".join(t)) / len(e("".join(t)))
-        ),
-        "it is a whole division": lambda right, t, e: right(t, e) // 1,
-        "it is bytes a text: bytes a token are asked for": lambda right, t, e: sum(map(_bytes, t)) / len(t),
-        "each token counts as often as it occurs": lambda right, t, e: (
-            sum(map(_bytes, t)) / len({token for text in t for token in e(text)})
-        ),
-        "only the first text is counted": lambda right, t, e: right(t[:1], e),
-        "the ratios are added up: all bytes over all tokens is asked for": lambda right, t, e: sum(
-            right([text], e) for text in t
-        ),
-        "it counts words: a text's bytes are asked for": lambda right, t, e: (
-            right(t, e) * sum(len(text.split()) for text in t) / sum(map(_bytes, t))
-        ),
-        "bytes are those of UTF-16: they are of UTF-8": lambda right, t, e: (
-            right(t, e) * sum(len(text.encode("utf-16-le")) for text in t) / sum(map(_bytes, t))
         ),
     },
 }
