@@ -31,20 +31,42 @@ def _rotated(x: np.ndarray, a: np.ndarray, mix: Callable[..., tuple[Any, Any]]) 
     return np.concatenate(mix(*np.split(x, 2, 1), np.cos(a), np.sin(a)), 1)
 
 
-def _yarn(right: Any, size: int, base: float, factor: float, original: int, **changed: Any) -> np.ndarray:
-    """YaRN with a part of it changed: how a number of turns becomes a pair, or the ramp between two pairs."""
+def _turning(turns: float, size: int, base: float, original: float, log: Any = math.log) -> float:
+    """The pair of YaRN that makes so many turns within the original context."""
+    return size * log(original / (2 * math.pi * turns)) / (2 * math.log(base))
 
-    def pair(turns: float) -> float:
-        return size * changed.get("log", math.log)(original / (turn * turns)) / (2 * math.log(base))
 
-    turn = changed.get("turn", 2 * math.pi)
-    down, up = (math.floor, math.ceil) if changed.get("whole", True) else (float, float)
-    low, high = max(down(pair(32)), 0), min(up(pair(1)), size - 1)
+def _yarn(
+    size: int,
+    base: float,
+    factor: float,
+    original: int,
+    pair: Callable[..., float] = _turning,
+    whole: tuple[Callable[[float], float], ...] = (math.floor, math.ceil),
+    turns: tuple[int, int] = (32, 1),
+    kept: Callable[[float, int], float] = lambda end, size: min(max(end, 0), size - 1),
+    ramp: Callable[[np.ndarray], np.ndarray] = lambda s: np.clip(s, 0, 1),
+) -> np.ndarray:
+    """YaRN, of which a part may be another one."""
+    low, high = (
+        kept(round(pair(own, size, base, original)), size) for own, round in zip(turns, whole, strict=True)
+    )
     plain = base ** (-2 * np.arange(size // 2) / size)
-    slowed = np.clip((np.arange(size // 2) - low) / (high - low), 0, 1)
-    if changed.get("hard"):
-        slowed = (2 * math.pi / plain >= original).astype(float)
+    slowed = ramp((np.arange(size // 2) - low) / np.float64(high - low))
     return (1 - slowed) * plain + slowed * plain / factor
+
+
+def _changed(**parts: Any) -> Callable[..., np.ndarray]:
+    return lambda right, *given: _yarn(*given, **parts)
+
+
+def _halves(x: np.ndarray) -> np.ndarray:
+    """The numbers of pairs that are neighbours, as two halves."""
+    return np.concatenate([x[..., 0::2], x[..., 1::2]], -1)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    return np.exp(x) / np.exp(x).sum()
 
 
 BLOCKS: Faults = {
@@ -247,7 +269,27 @@ BLOCKS: Faults = {
             r * c * right(r, c, t, b)
         ),
     },
+    "9.1": {
+        "the base is given: it is not always 10,000": lambda right, p, k, b: right(p, k, 10_000.0),
+        "whole turns are taken off: the angle itself is asked for": lambda right, p, k, b: (
+            right(p, k, b) % (2 * math.pi)
+        ),
+        "the exponent of the last pair is -1: pair i has -2i/size": lambda right, p, k, b: np.outer(
+            p, b ** -np.linspace(0, 1, k // 2)
+        ),
+        "positions are counted: each token has the position that is given": lambda right, p, k, b: right(
+            np.arange(len(p)), k, b
+        ),
+    },
     "9.2": {
+        "the new first number is in the second: both are made of the old ones": lambda right, x, a: _rotated(
+            x, a, lambda u, v, c, s: (u * c - v * s, (u * c - v * s) * s + v * c)
+        ),
+        "pairs are read as neighbours and written as halves: both are i and i + k/2": lambda right, x, a: (
+            right(_halves(x), a)
+        ),
+        "all vectors rotate by the angles of the first": lambda right, x, a: right(x, a[:1]),
+        "the angles are radians: they are made radians again": lambda right, x, a: right(x, np.radians(a)),
         "sine and cosine are exchanged": lambda right, x, a: _rotated(
             x, a, lambda u, v, c, s: (u * s - v * c, u * c + v * s)
         ),
@@ -264,6 +306,19 @@ BLOCKS: Faults = {
         "the angle is that of twice the distance": lambda right, q, k, d, b: right(
             q, k, 2 * np.asarray(d), b
         ),
+        "it is divided by k: the root of k is asked for": lambda right, q, k, d, b: (
+            right(q, k, d, b) / math.sqrt(len(q))
+        ),
+        "it is divided by the root of k/2: k counts both numbers of a pair": lambda right, q, k, d, b: (
+            right(q, k, d, b) * math.sqrt(2)
+        ),
+        "that is a softmax: the scores before it are asked for": lambda right, *g: _softmax(right(*g)),
+        "pairs are neighbours (2i, 2i + 1): here they are i and i + k/2": lambda right, q, k, d, b: right(
+            _halves(q), _halves(k), d, b
+        ),
+        "the sine's part is missing: a rotated pair is made of both": lambda right, q, k, d, b: (
+            (right(q, k, d, b) + right(q, k, -np.asarray(d), b)) / 2
+        ),
     },
     "9.4": {
         "the second numbers of the pairs come first": lambda right, w: np.concatenate([w[1::2], w[0::2]]),
@@ -273,15 +328,31 @@ BLOCKS: Faults = {
         "the halves are exchanged: the rows are interleaved": lambda right, w: np.roll(w, len(w) // 2, 0),
     },
     "9.5": {
-        "the pairs are not made whole: low is rounded down, high up": lambda right, *g: _yarn(
-            right, *g, whole=False
+        "the pairs are not made whole: low is rounded down, high up": _changed(whole=(float, float)),
+        "low and high are rounded to the nearest: low down, high up": _changed(whole=(round, round)),
+        "the logarithm of the turns is to base 10, and that of the base natural": _changed(
+            pair=lambda *g: _turning(*g, log=math.log10)
         ),
-        "the logarithm of the turns is to base 10, and that of the base natural": lambda right, *g: _yarn(
-            right, *g, log=math.log10
+        "a turn is 2 pi radians, which is missing": _changed(
+            pair=lambda r, k, b, n: _turning(r, k, b, n * 2 * math.pi)
         ),
-        "a turn is 2 pi radians, which is missing": lambda right, *g: _yarn(right, *g, turn=1.0),
-        "pairs are slowed or not: between low and high they are slowed in part": lambda right, *g: _yarn(
-            right, *g, hard=True
+        "pairs are slowed or not: between low and high they are slowed in part": _changed(
+            ramp=lambda s: (s >= 1).astype(float)
+        ),
+        "s is not kept within 0 and 1": _changed(ramp=lambda s: s),
+        "low and high are not kept within 0 and size - 1": _changed(kept=lambda end, size: end),
+        "high is kept within size - 1, and not size/2 - 1": _changed(
+            kept=lambda end, size: min(max(end, 0), size // 2 - 1)
+        ),
+        "low is the pair of 32 turns, high that of 1": _changed(turns=(1, 32)),
+        "turns are those of the original context, not of the longer one": lambda right, k, b, f, n: _yarn(
+            k, b, f, n, pair=lambda r, k, b, n: _turning(r, k, b, n * f)
+        ),
+        "2 pi r divides as a whole: mind the brackets": _changed(
+            pair=lambda r, k, b, n: _turning(r, k, b, n * (math.pi * r) ** 2)
+        ),
+        "2 ln base divides as a whole: mind the brackets": _changed(
+            pair=lambda r, k, b, n: _turning(r, k, b, n) * math.log(b) ** 2
         ),
     },
     "9.6": {
@@ -289,6 +360,10 @@ BLOCKS: Faults = {
             2 * math.pi / right(k, b)
         ),
         "it is rounded": lambda right, k, b: float(int(right(k, b))),
+        "it is rounded up": lambda right, k, b: math.ceil(right(k, b)),
+        "there are size/2 pairs: the last is number size/2 - 1, and not size - 1": lambda right, k, b: (
+            2 * math.pi * b ** (2 * (k - 1) / k)
+        ),
         "a turn is 2 pi radians, not 360 degrees": lambda right, k, b: right(k, b) * 180 / math.pi,
         "it is divided by 2 pi twice": lambda right, k, b: right(k, b) / (2 * math.pi) ** 2,
         "the slowest pair is number size/2 - 1": lambda right, k, b: 2 * math.pi * b ** ((k - 1) / k),
