@@ -44,13 +44,12 @@ def _yarn(
     pair: Callable[..., float] = _turning,
     whole: tuple[Callable[[float], float], ...] = (math.floor, math.ceil),
     turns: tuple[int, int] = (32, 1),
-    kept: Callable[[float, int], float] = lambda end, size: min(max(end, 0), size - 1),
+    kept: Callable[..., tuple[float, float]] = lambda low, high, size: (max(low, 0), min(high, size - 1)),
     ramp: Callable[[np.ndarray], np.ndarray] = lambda s: np.clip(s, 0, 1),
 ) -> np.ndarray:
     """YaRN, of which a part may be another one."""
-    low, high = (
-        kept(round(pair(own, size, base, original)), size) for own, round in zip(turns, whole, strict=True)
-    )
+    ends = (own(pair(n, size, base, original)) for n, own in zip(turns, whole, strict=True))
+    low, high = kept(*ends, size)
     plain = base ** (-2 * np.arange(size // 2) / size)
     slowed = ramp((np.arange(size // 2) - low) / np.float64(high - low))
     return (1 - slowed) * plain + slowed * plain / factor
@@ -340,9 +339,9 @@ BLOCKS: Faults = {
             ramp=lambda s: (s >= 1).astype(float)
         ),
         "s is not kept within 0 and 1": _changed(ramp=lambda s: s),
-        "low and high are not kept within 0 and size - 1": _changed(kept=lambda end, size: end),
+        "low and high are not kept within 0 and size - 1": _changed(kept=lambda low, high, size: (low, high)),
         "high is kept within size - 1, and not size/2 - 1": _changed(
-            kept=lambda end, size: min(max(end, 0), size // 2 - 1)
+            kept=lambda low, high, size: (max(low, 0), min(high, size // 2 - 1))
         ),
         "low is the pair of 32 turns, high that of 1": _changed(turns=(1, 32)),
         "turns are those of the original context, not of the longer one": lambda right, k, b, f, n: _yarn(
