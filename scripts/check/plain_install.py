@@ -10,6 +10,7 @@ twice each. Exit code 1 if its files have more than 150 MB, or the command more 
 import argparse
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -31,9 +32,10 @@ def timed(*command: str | Path, folder: Path) -> float:
 
 
 def on_disk(folder: Path) -> tuple[float, float]:
-    """Bytes of the files under a folder, and of the blocks that they take."""
+    """Bytes of the files under a folder, and of the blocks that they and their folders take."""
     found = [path.lstat() for path in folder.rglob("*") if not path.is_symlink()]
-    return float(sum(one.st_size for one in found)), 512.0 * sum(one.st_blocks for one in found)
+    files = sum(one.st_size for one in found if stat.S_ISREG(one.st_mode))
+    return float(files), 512.0 * sum(one.st_blocks for one in found)
 
 
 def imports(python: Path, *verb: str) -> list[tuple[float, str]]:

