@@ -177,9 +177,9 @@ EXERCISES = [
         task="""
 By which angle does each pair of a head rotate at each position?
 
-positions: whole numbers [t]; size: the head's size, an even number; base: a number such as 10000.
-Pair i of a head of so many dimensions rotates by base^(-2i/size) radians a token. Returns an array
-[t size/2] in radians, in float64.
+positions: whole numbers [t]; size: how many numbers a head has, even; base: a number such as 10000.
+Pair i, counted from 0, rotates by base^(-2i/size) radians a token. Returns an array [t size/2]: a row for
+each position, in radians, in float64.
 """,
         cases=_angle_cases,
         reference=_angles,
@@ -216,17 +216,17 @@ Pair i of a head of so many dimensions rotates by base^(-2i/size) radians a toke
         name="rotate",
         parameters="x, angles",
         task="""
-Rotate each pair of dimensions of each vector by its angle, counter-clockwise.
+Rotate each pair of numbers of each vector by its angle, counter-clockwise.
 
-x: vectors [t k]; angles: radians [t k/2]. Pair i is the dimensions i and i + k/2 (the half-split layout
-of Llama's files in Hugging Face's format). A point (a, b) rotated by an angle r is (a cos r - b sin r, a
-sin r + b cos r). Returns an array [t k].
+x: vectors [t n]; angles: radians [t n/2]. Pair i is the numbers i and i + n/2 of a vector (the half-split
+layout of Llama's files in Hugging Face's format). A point (a, b) rotated by an angle r is
+(a cos r - b sin r, a sin r + b cos r). Returns an array [t n].
 """,
         cases=_rotate_cases,
         reference=_rotated,
         mistakes=(
             Mistake("it rotates clockwise: the signs of the two sines are exchanged", _rotated_backwards),
-            Mistake("pairs are neighbours (2i, 2i + 1): here they are i and i + k/2", _rotated_interleaved),
+            Mistake("pairs are neighbours (2i, 2i + 1): here they are i and i + n/2", _rotated_interleaved),
             Mistake("both sines have a minus, which mirrors: a rotation has one of each sign", _mirrored),
             Mistake("the sine's half is missing: each coordinate is made of both", _only_scaled),
         ),
@@ -243,18 +243,18 @@ sin r + b cos r). Returns an array [t k].
         name="score_by_distance",
         parameters="q, k, distances, base",
         task="""
-How strongly does a query look at a key that is so many tokens before it?
+What is the score of a query and a key that is so many tokens before it?
 
-q, k: one query and one key before rotation [k], k even; distances: whole numbers [n], 0 is the query's
-own place; base: a number. The query is at position m, the key at m - distance, both rotate (half-split
-layout), and the score is their product divided by the root of k. It does not depend on m. Returns an
-array [n].
+q, k: one query and one key before rotation, n numbers each, n even; distances: whole numbers, 0 is the
+query's own place; base: as in 9.1. The query is at position t, the key at t - distance. Both rotate
+(half-split layout), and the score is their product divided by the root of n. It does not depend on t.
+Returns an array: a score for each distance.
 """,
         cases=_distance_cases,
         reference=_score_by_distance,
         mistakes=(
-            Mistake("the key is ahead of the query: it is at m - distance", _key_alone_ahead),
-            Mistake("the score is not divided by the root of k", _unscaled),
+            Mistake("the key is ahead of the query: it is at t - distance", _key_alone_ahead),
+            Mistake("the score is not divided by the root of n", _unscaled),
             Mistake("query and key rotate by the same angle: that changes no product", _both_at_the_key),
         ),
         properties=(
@@ -265,7 +265,7 @@ array [n].
                 ),
             ),
             Property(
-                "no score can be larger than the product of the two lengths over the root of k",
+                "no score can be larger than the product of the two lengths over the root of n",
                 lambda g, f: np.all(
                     np.abs(f) <= np.linalg.norm(g[0]) * np.linalg.norm(g[1]) / math.sqrt(len(g[0])) + 1e-9
                 ),
@@ -278,11 +278,11 @@ array [n].
         name="to_half_split",
         parameters="weight",
         task="""
-GGUF files of Llama keep pairs as neighbours (2i, 2i + 1), Hugging Face's as halves (i, i + k/2). A
-query's dimensions are the rows of W_q, so one layout becomes the other by a permutation of rows.
+Llama's files in GGUF keep the numbers of a pair as neighbours (2i, 2i + 1), those of Hugging Face as two
+halves (i, i + n/2). Each row of W_q makes one number of a query (6.1), so one layout becomes the other by
+another order of the rows.
 
-weight: one head's rows of W_q in the interleaved layout [k d]. Returns the rows in the half-split layout
-[k d].
+weight: one head's rows of W_q, pairs as neighbours [n d]. Returns the same rows, pairs as halves [n d].
 """,
         cases=_layout_cases,
         reference=_half_split_rows,
@@ -291,7 +291,7 @@ weight: one head's rows of W_q in the interleaved layout [k d]. Returns the rows
             Mistake("nothing is permuted", lambda weight: weight.copy()),
             Mistake("the order is reversed: pairs keep their order", lambda weight: weight[::-1].copy()),
             Mistake(
-                "it permutes columns: a query's dimensions are rows",
+                "it permutes columns: each row makes one number of the query",
                 lambda w: np.concatenate([w[:, 0::2], w[:, 1::2]], 1),
             ),
         ),
@@ -308,16 +308,17 @@ weight: one head's rows of W_q in the interleaved layout [k d]. Returns the rows
         name="yarn_frequencies",
         parameters="size, base, factor, original",
         task="""
-Frequencies for a context that is `factor` times as long as the `original` one (YaRN, 2309.00071).
+The speed of each pair, for a context `factor` times as long as the `original` one (YaRN, 2309.00071).
 
-Pairs that rotate often within the original context keep their frequency: they tell neighbours apart.
-Pairs that do not even turn once are slowed by the factor: they would reach angles never seen in training.
-Between them a ramp.
+Pairs that turn often within the original context keep their speed: they tell neighbours apart. Pairs that
+do not even turn once are slowed by the factor: they would reach angles never seen in training. Pairs
+between them are slowed in part, the more the slower they are.
 
-size, base: as in 9.1; factor, original: numbers. With f_i = base^(-2i/size), the pair (a fraction) that
-makes r turns in the original context is p(r) = size ln(original / (2 pi r)) / (2 ln base). Let low =
-floor(p(32)) and high = ceil(p(1)), kept within 0 and size - 1, and s_i = (i - low) / (high - low), kept
-within 0 and 1. The result is (1 - s_i) f_i + s_i f_i / factor, an array [size/2].
+size, base: as in 9.1; factor: a number; original: how many tokens. Pair i has the speed f_i =
+base^(-2i/size). The pair that makes r turns in the original context is p(r) =
+size ln(original / (2 pi r)) / (2 ln base), which need not be a whole number. Let low = floor(p(32)) and
+high = ceil(p(1)), kept within 0 and size - 1 (not size/2 - 1: so YaRN's own code has it). Let s_i =
+(i - low) / (high - low), kept within 0 and 1. Returns (1 - s_i) f_i + s_i f_i / factor, an array [size/2].
 """,
         cases=_yarn_cases,
         reference=_yarn,

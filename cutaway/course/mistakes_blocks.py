@@ -284,7 +284,7 @@ BLOCKS: Faults = {
         "the new first number is in the second: both are made of the old ones": lambda right, x, a: _rotated(
             x, a, lambda u, v, c, s: (u * c - v * s, (u * c - v * s) * s + v * c)
         ),
-        "pairs are read as neighbours and written as halves: both are i and i + k/2": lambda right, x, a: (
+        "pairs are read as neighbours and written as halves: both are i and i + n/2": lambda right, x, a: (
             right(_halves(x), a)
         ),
         "all vectors rotate by the angles of the first": lambda right, x, a: right(x, a[:1]),
@@ -296,7 +296,7 @@ BLOCKS: Faults = {
             right(x, a), x.shape[1] // 2, 1
         ),
         "it is rotated twice": lambda right, x, a: right(x, 2 * a),
-        "the halves of the result are interleaved: number i and i + d/2 are a pair": lambda right, x, a: (
+        "the halves of the result are interleaved: number i and i + n/2 are a pair": lambda right, x, a: (
             right(x, a).reshape(len(x), 2, -1).swapaxes(1, 2).reshape(x.shape)
         ),
     },
@@ -305,14 +305,14 @@ BLOCKS: Faults = {
         "the angle is that of twice the distance": lambda right, q, k, d, b: right(
             q, k, 2 * np.asarray(d), b
         ),
-        "it is divided by k: the root of k is asked for": lambda right, q, k, d, b: (
+        "it is divided by n: the root of n is asked for": lambda right, q, k, d, b: (
             right(q, k, d, b) / math.sqrt(len(q))
         ),
-        "it is divided by the root of k/2: k counts both numbers of a pair": lambda right, q, k, d, b: (
+        "it is divided by the root of n/2: n counts both numbers of a pair": lambda right, q, k, d, b: (
             right(q, k, d, b) * math.sqrt(2)
         ),
         "that is a softmax: the scores before it are asked for": lambda right, *g: _softmax(right(*g)),
-        "pairs are neighbours (2i, 2i + 1): here they are i and i + k/2": lambda right, q, k, d, b: right(
+        "pairs are neighbours (2i, 2i + 1): here they are i and i + n/2": lambda right, q, k, d, b: right(
             _halves(q), _halves(k), d, b
         ),
         "the sine's part is missing: a rotated pair is made of both": lambda right, q, k, d, b: (

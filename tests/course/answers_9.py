@@ -72,7 +72,7 @@ WRONG = {
     ],
     "9.3": [
         (lambda q, k, d, b: score_by_distance(q, k, -d, b), "ahead of the query"),
-        (lambda q, k, d, b: score_by_distance(q, k, d, b) * len(q) ** 0.5, "root of k"),
+        (lambda q, k, d, b: score_by_distance(q, k, d, b) * len(q) ** 0.5, "root of n"),
         (lambda q, k, d, b: score_by_distance(q, k, d + 1, b), "distance 0"),
         (lambda q, k, d, b: score_by_distance(q, k, d, b).sum(), "shape"),
     ],
