@@ -12,6 +12,7 @@ from cutaway.generate.engine import Engine
 from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import PyTorchEngine
 from cutaway.quantization import formats
+from cutaway.runtime import prefetching
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.examples import Note
@@ -58,7 +59,7 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
     if run.data.sampler == "pytorch":
         return lambda: PyTorchEngine(model)
     try:
-        runtime()
+        prefetching.choose(runtime())
     except UserError as error:
         if run.data.sampler == "runtime":
             raise
