@@ -106,7 +106,7 @@ def test_every_figure_is_shown_small_and_described() -> None:
     assert {name[0] for name in drawn} == set("123456789")
 
 
-@pytest.mark.parametrize("name", ["7-sharing", "7-masks", "9-angles", "9-distance"])
+@pytest.mark.parametrize("name", ["4-training", "7-sharing", "7-masks", "9-angles", "9-distance"])
 def test_a_figure_that_asks_no_model_is_what_its_code_draws(name: str) -> None:
     made = figures.FIGURES[name]()
     text = made if isinstance(made, str) else render.chart(made)

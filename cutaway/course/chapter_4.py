@@ -27,7 +27,7 @@ def _words(rng: np.random.Generator, count: int) -> dict[tuple[str, ...], int]:
 # ---- 4.1 ---------------------------------------------------------------------------------------------------
 
 
-def _pair_counts(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
+def pair_counts(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
     counts: dict[Pair, int] = {}
     for symbols, times in words.items():
         for pair in itertools.pairwise(symbols):
@@ -36,7 +36,7 @@ def _pair_counts(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
 
 
 def _counted_once(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
-    return _pair_counts(dict.fromkeys(words, 1))
+    return pair_counts(dict.fromkeys(words, 1))
 
 
 def _counted_in_words(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
@@ -49,7 +49,7 @@ def _counted_in_words(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
 
 def _across_words(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
     text = tuple(symbol for symbols, times in words.items() for _ in range(times) for symbol in symbols)
-    return _pair_counts({text: 1})
+    return pair_counts({text: 1})
 
 
 def _counted_last(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
@@ -123,11 +123,11 @@ def _merge_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 # ---- 4.3 ---------------------------------------------------------------------------------------------------
 
 
-def _learned(words: dict[str, int], merges: int, best: Any = None, merge: Any = merged) -> list[Pair]:
+def learned(words: dict[str, int], merges: int, best: Any = None, merge: Any = merged) -> list[Pair]:
     spelt = {tuple(word): times for word, times in words.items()}
     found: list[Pair] = []
     for _ in range(merges):
-        counts = _pair_counts(spelt)
+        counts = pair_counts(spelt)
         if not counts:
             break
         pair = (best or (lambda own: min(own, key=lambda one: (-own[one], one))))(counts)
@@ -141,24 +141,24 @@ def _learned(words: dict[str, int], merges: int, best: Any = None, merge: Any = 
 
 
 def _learned_without_merging(words: dict[str, int], merges: int) -> list[Pair]:
-    counts = _pair_counts({tuple(word): times for word, times in words.items()})
+    counts = pair_counts({tuple(word): times for word, times in words.items()})
     return sorted(counts, key=lambda one: (-counts[one], one))[:merges]
 
 
 def _learned_rarest(words: dict[str, int], merges: int) -> list[Pair]:
-    return _learned(words, merges, lambda own: min(own, key=lambda one: (own[one], one)))
+    return learned(words, merges, lambda own: min(own, key=lambda one: (own[one], one)))
 
 
 def _learned_last_of_equals(words: dict[str, int], merges: int) -> list[Pair]:
-    return _learned(words, merges, lambda own: max(own, key=lambda one: (own[one], one)))
+    return learned(words, merges, lambda own: max(own, key=lambda one: (own[one], one)))
 
 
 def _learned_first_of_equals(words: dict[str, int], merges: int) -> list[Pair]:
-    return _learned(words, merges, lambda own: max(own, key=own.__getitem__))
+    return learned(words, merges, lambda own: max(own, key=own.__getitem__))
 
 
 def _learned_without_counts(words: dict[str, int], merges: int) -> list[Pair]:
-    return _learned(dict.fromkeys(words, 1), merges)
+    return learned(dict.fromkeys(words, 1), merges)
 
 
 def _learn_cases(rng: np.random.Generator) -> Iterator[Arguments]:
@@ -214,7 +214,7 @@ def _encode_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield "aab", [("a", "b"), ("a", "ab"), ("a", "a")]
     yield "abczab", [("b", "c"), ("a", "b"), ("z", "a")]  # neither the last, nor the most frequent
     for _ in range(6):
-        merges = _learned({"".join(word): times for word, times in _words(rng, 12).items()}, 6)
+        merges = learned({"".join(word): times for word, times in _words(rng, 12).items()}, 6)
         yield "".join(map(str, rng.choice(list("abc"), size=12))), merges
 
 
@@ -296,7 +296,7 @@ Returns a dictionary: a pair (left, right) and its count in the whole corpus: {(
 A pair never crosses the border of two words. Pairs that do not occur are not in the dictionary.
 """,
         cases=_count_cases,
-        reference=_pair_counts,
+        reference=pair_counts,
         mistakes=(
             Mistake(
                 "a word's own count is left out: a pair of a word that occurs 5 times occurs 5 times",
@@ -376,7 +376,7 @@ equally frequent ones the smallest, as Python orders tuples), and merge it in ev
 Returns the list of pairs in the order in which they were merged. It is shorter where no pair is left.
 """,
         cases=_learn_cases,
-        reference=_learned,
+        reference=learned,
         mistakes=(
             Mistake("pairs are counted once: count them again after each merge", _learned_without_merging),
             Mistake("it takes the rarest pair: the most frequent one is asked for", _learned_rarest),

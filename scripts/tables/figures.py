@@ -140,19 +140,20 @@ def merges() -> str:
 
 @figure("4-training")
 def training() -> Bars:
-    from cutaway.inspect.how import tokenizers
-    from cutaway.tokenizer.word_counts import WordCounts
+    from cutaway.course import chapter_4
 
-    text = "low " * 5 + "lower " * 2 + "newest " * 6 + "widest " * 3
-    learned = tokenizers.learned_bpe(WordCounts.of([text.strip()], tokenizers.WORD))["merges"][:9]
-    names = ["".join(step["pair"]).replace(" ", "␣") for step in learned]
-    groups = [f"{n}. {name}" for n, name in enumerate(names, 1)]
+    corpus = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
+    spelt, counts = {tuple(word): times for word, times in corpus.items()}, []
+    learned = chapter_4.learned(corpus, 9)
+    for pair in learned:
+        counts.append(chapter_4.pair_counts(spelt)[pair])
+        spelt = {tuple(chapter_4.merged(list(word), pair)): times for word, times in spelt.items()}
     return Bars(
         "Training on low ×5, lower ×2, newest ×6, widest ×3",
-        Axis("how often the pair occurs when it is joined", low=0),
+        Axis("how often the pair occurs when it is merged", low=0),
         "merge",
-        groups,
-        [Bar("count", [step["count"] for step in learned])],
+        [f"{n}. {''.join(pair)}" for n, pair in enumerate(learned, 1)],
+        [Bar("count", counts)],
     )
 
 

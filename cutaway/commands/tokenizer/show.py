@@ -7,7 +7,7 @@ from cutaway.commands.console import print_json, screen
 from cutaway.commands.options import Force, Json, Svg
 from cutaway.commands.tokenizer.encode import File, Name, Pattern
 from cutaway.commands.tokenizer_source import opened, text_of
-from cutaway.errors import escaped
+from cutaway.errors import escaped, plural
 from cutaway.tokenizer import Tokenizer, bpe
 from cutaway.tokenizer.pieces import Piece, pieces
 
@@ -55,7 +55,8 @@ def show(
         return
     console = screen(soft_wrap=True)
     console.print(_coloured(tok, found))
-    console.print(f"{sum(len(piece.ids) for piece in found)} tokens in {len(found)} pieces", style="dim")
+    tokens = plural(sum(len(piece.ids) for piece in found), "token")
+    console.print(f"{tokens} in {plural(len(found), 'word')}", style="dim")
     for piece in found:
         console.print()
         if any("\\x" in display(tok, tok.token_text(id)) for id in piece.ids):  # tokens that cut a character
