@@ -21,6 +21,7 @@ from bench import shapes
 from cutaway.model.config import Decoder
 from cutaway.native import library
 from cutaway.quantization import mixes
+from cutaway.runtime import prefetching
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import Test, prepared
 from cutaway.weights import family_registry, load
@@ -100,6 +101,7 @@ def main() -> None:
         checkpoint = load.read_checkpoint(path)
         assert isinstance(checkpoint.config, Decoder)
         engine = RuntimeEngine(checkpoint.config, checkpoint.tensors, threads)
+        prefetching.choose(engine)
         runs = {test: prepared(engine, test) for test in TESTS}
         found: dict[Test, list[tuple[float, float]]] = {test: [] for test in TESTS}
         for _ in range(asked.rounds):

@@ -25,6 +25,7 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
+from cutaway.runtime import prefetching
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures
 from cutaway.weights import load, save
@@ -64,7 +65,9 @@ def written(folder: Path, name: str, type: str) -> Path:
 def ours(path: Path) -> dict[str, float]:
     checkpoint = load.read_checkpoint(path)
     assert isinstance(checkpoint.config, Decoder)
-    return figures(RuntimeEngine(checkpoint.config, checkpoint.tensors), decode=64)
+    engine = RuntimeEngine(checkpoint.config, checkpoint.tensors)
+    prefetching.choose(engine)
+    return figures(engine, decode=64)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from runtime_peers import PEERS
 import cutaway
 from cutaway import native, store
 from cutaway.model.config import Decoder
+from cutaway.runtime import prefetching
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures
 from cutaway.weights import load as reader
@@ -59,7 +60,9 @@ def ours(path: Path, threads: int) -> dict[str, float]:
     config = checkpoint.config
     if not isinstance(config, Decoder):
         raise SystemExit(f"{path} is an encoder: there is nothing to decode")
-    return figures(RuntimeEngine(config, checkpoint.tensors, threads))
+    engine = RuntimeEngine(config, checkpoint.tensors, threads)
+    prefetching.choose(engine)
+    return figures(engine)
 
 
 def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
