@@ -121,8 +121,8 @@ def _foreseen(draft: LanguageModel, made: Generation, vocab: int) -> list[tuple[
     """
     end = [made.stop] if isinstance(made.stop, int) else []
     ids = [*made.prompt_ids, *made.ids, *end][: draft.context]
-    said = draft.logits(ids[:-1])[len(made.prompt_ids) - 1 :, :vocab].argmax(-1)
-    right = said == ids[len(made.prompt_ids) :]
+    predicted = draft.logits(ids[:-1])[len(made.prompt_ids) - 1 :, :vocab].argmax(-1)
+    right = predicted == ids[len(made.prompt_ids) :]
     steps, at = list[tuple[int, int]](), 1  # the first comes with the prompt, and the last after a draft
     while at < len(right) - 1:
         drafted = right[at : min(at + COUNT, len(right) - 1)]
