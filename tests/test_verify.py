@@ -16,6 +16,7 @@ from cutaway.inspect import verify, verify_layers
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import PyTorchEngine
 from tests import inputs
+from tests.small import model_file
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +127,15 @@ def test_layers_names_stay_whole_at_40_columns(
     ]
 
 
-def test_names_are_made_once_inside_and_as_before_outside() -> None:
-    """The table that transformers asks for again and again is one object, and gguf is as it was after."""
-    before, asked = gguf.get_tensor_name_map, (gguf.MODEL_ARCH.LLAMA, 2)
-    with verify_layers.one_table_of_names():
+def test_a_file_is_read_once_inside_and_as_before_outside(tmp_path: Path) -> None:
+    """What transformers asks for again and again is one object, and gguf is as it was after."""
+    (before, reader), asked = (gguf.get_tensor_name_map, gguf.GGUFReader), (gguf.MODEL_ARCH.LLAMA, 2)
+    path = model_file(tmp_path / "tiny.gguf")
+    with verify_layers.read_once():
         assert gguf.get_tensor_name_map(*asked) is gguf.get_tensor_name_map(*asked)
-    assert gguf.get_tensor_name_map is before
+        found = gguf.GGUFReader(path)
+        assert gguf.GGUFReader(path) is found
+    assert gguf.get_tensor_name_map is before and gguf.GGUFReader is reader
+    for one, other in zip(found.tensors, reader(path).tensors, strict=True):
+        assert one.name == other.name and (one.data == other.data).all()
     assert before(*asked) is not before(*asked)

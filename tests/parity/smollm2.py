@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cutaway.inspect.verify_layers import one_table_of_names
+from cutaway.inspect.verify_layers import read_once
 from tests import inputs
 from tests.parity.tiny import transformers
 
@@ -49,7 +49,7 @@ def gguf_file() -> Path:
 @cache
 def model(path: Path) -> Any:
     """Transformers' own reading of a GGUF file, float32."""
-    with one_table_of_names():
+    with read_once():
         return transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32
         ).eval()
