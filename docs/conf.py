@@ -6,6 +6,7 @@ of the course ends with views of the page, on a recorded trace: files of their o
 
 import json
 import os
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -89,7 +90,8 @@ def _recorded(views: tuple[str, ...]) -> str:
 
 
 def _with_views(app: Any, name: str, source: list[str]) -> None:
-    """Add the views of a chapter before its exercises."""
+    """Add the views of a chapter before its exercises; the empty line that ends a doctest is not shown."""
+    source[0] = re.sub(r"^(```pycon\n.*?\n)\n```$", r"\1```", source[0], flags=re.M | re.S)
     chapter = name.removeprefix("course/")[:1]
     if not name.startswith("course/") or chapter not in VIEWS or app.builder.format != "html":
         return
