@@ -433,7 +433,13 @@ def test_without_core_pytorch_answers_or_where_it_is_absent_the_reference(
 ) -> None:
     monkeypatch.setattr(cutaway.native, "unavailable_reason", lambda: "The native core is absent.")
     monkeypatch.setattr(cutaway.engines, "installed", lambda library: torch)
-    assert cutaway.load(tiny).engine_choice[0] == answers
+    monkeypatch.setattr(cutaway.native, "available", lambda: False)
+    lm = cutaway.load(tiny)
+    assert lm.engine_choice[0] == answers
+    if answers == "runtime":
+        assert lm.generate("the", max_tokens=2).ids
+        with pytest.raises(UserError, match="reads one text only"):
+            lm.generate_batch(["the", "a"], max_tokens=2)
 
 
 def test_which_engine_answers_is_what_was_asked_for(tiny: Path) -> None:

@@ -148,6 +148,17 @@ def test_ollamas_clients_learn_what_file_the_model_is() -> None:
     assert card["digest"] != ollama.card(replace(models.default, lm=lm), "smollm2")["digest"]
 
 
+def test_without_core_and_pytorch_serving_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = small.model_file(tmp_path / "small.gguf")
+    monkeypatch.setattr(cutaway.native, "unavailable_reason", lambda: "The native core is absent.")
+    monkeypatch.setattr(cutaway.native, "available", lambda: False)
+    monkeypatch.setattr(cutaway.engines, "installed", lambda library: False)
+    with pytest.raises(UserError, match=r"serving small needs the native core.* or PyTorch: pip install"):
+        serve.Loader((str(file),), serve_options.Loading(), Several(), Limits()).models()
+
+
 def test_a_tuned_lens_is_loaded_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, lens = small.model_file(tmp_path / "small.gguf"), tmp_path / "lens.safetensors"
 

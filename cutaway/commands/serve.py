@@ -21,6 +21,7 @@ from cutaway.commands.options import OWN_DRAFTS, Flag
 from cutaway.commands.serve_greeting import greeting
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
+from cutaway.extras import install
 
 log = logging.getLogger("cutaway.serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -380,6 +381,7 @@ class Loader:
         return [one for path in given for one in dictionaries.read_dictionaries(Path(path), lm)]
 
     def _service(self, name: str, path: Path, aliases: tuple[str, ...], plain: bool = False) -> Any:
+        from cutaway.generate.engine import BatchedEngine
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
         from cutaway.weights.pooling import dimensions, stated
@@ -404,6 +406,9 @@ class Loader:
         scheduler = kept = slots = None
         if not lm.is_encoder:
             engine = lm.engine
+            if not isinstance(engine, BatchedEngine):
+                core = "the native core, which is absent (`cutaway doctor` says why)"
+                raise UserError(f"serving {name} needs {core}, or PyTorch: {install('train')}")
             whole = -(-engine.max_context // engine.page) * engine.page
             state = self._state_bytes(name, whole, engine.page_bytes / engine.page)
             limits = replace(limits, state_bytes=state)
