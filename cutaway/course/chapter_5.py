@@ -212,6 +212,8 @@ def _analogy_cases(rng: np.random.Generator) -> Iterator[Arguments]:
         size = rng.uniform(0.2, 5, size=(n, 1))
         a, b, c = (int(one) for one in rng.choice(n, 3, replace=False))
         yield rng.normal(size=(n, 12)) * size, a, b, c
+    vectors = np.array([[5, 0.5], [1, 0], [5, 1], [-1, 2], [-1, 0]])
+    yield vectors, 1, 2, 0  # a is next after b, and all others are behind
 
 
 # ---- 5.7 ---------------------------------------------------------------------------------------------------
@@ -246,6 +248,7 @@ def _nearest_reversed(table: np.ndarray, row: int, count: int) -> list[int]:
 def _nearest_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     for n, d, count in ((6, 3, 2), (100, 8, 5), (400, 16, 8)):
         yield rng.normal(size=(n, d)) * rng.uniform(0.2, 5, size=(n, 1)), int(rng.integers(n)), count
+    yield np.array([[2.0, 0], [0, 1], [1, 1], [1, 0]]), 3, 2  # row 0 has the same direction
 
 
 def _parts(f: Any) -> tuple[np.ndarray, ...]:
@@ -323,6 +326,9 @@ the counts.
                 "each pair counts once: count how often it occurs",
                 lambda w, n: dict.fromkeys(_neighbours(w, n), 1),
             ),
+        ),
+        properties=(
+            Property("each key should be a pair of words", lambda g, f: all(isinstance(k, tuple) for k in f)),
         ),
         imports="",
     ),
@@ -423,6 +429,9 @@ is largest, as a list, the nearest first, without the row itself.
             Mistake("the products are not divided by the lengths: long rows win", _nearest_by_product),
             Mistake("that is by distance: the cosine is asked for", _nearest_by_distance),
             Mistake("the nearest comes first", _nearest_reversed),
+        ),
+        properties=(
+            Property("the row itself is left out: it is nearest to itself", lambda g, f: g[1] not in list(f)),
         ),
     ),
 ]

@@ -198,6 +198,9 @@ TEXT: Faults = {
         "one space belongs to a piece, and no more": _regex(
             r" *[a-zA-Z]+", r" *[0-9]", r" *[^\sa-zA-Z0-9]+", r"\s+"
         ),
+        "white space is tried before signs: one space belongs to them": _regex(
+            r" ?[a-zA-Z]+", r" ?[0-9]", r"\s+", r" ?[^\sa-zA-Z0-9]+"
+        ),
         "A to Z are letters too": _regex(r" ?[a-z]+", r" ?[0-9]", r" ?[^\sa-z0-9]+", r"\s+"),
         "letters are a to z and A to Z alone: é is a sign here": _regex(
             r" ?[^\W\d_]+", r" ?\d", r" ?(?:[^\s\w]|_)+", r"\s+"

@@ -54,6 +54,11 @@ def _best(vectors: np.ndarray, wanted: Callable[[np.ndarray], Any], a: int, b: i
     return int(products.argmax())
 
 
+def _zeroed(products: np.ndarray, rows: list[int]) -> int:
+    products[rows] = 0
+    return int(products.argmax())
+
+
 def _causal(size: int) -> np.ndarray:
     return np.tril(np.ones((size, size), bool))
 
@@ -177,6 +182,23 @@ VECTORS: Faults = {
         "two equal words at two places are neighbours too": lambda right, w, n: {
             pair: count for pair, count in right(w, n).items() if pair[0] != pair[1]
         },
+        "the right side of the window is too short by one": lambda right, w, n: _pairs(
+            w, lambda i, j: 0 < i - j <= n or 0 < j - i < n
+        ),
+        "the first places have no left neighbours: what is cut from below 0 is empty": (
+            lambda right, w, n: _pairs(w, lambda i, j: (i >= n and 0 < i - j <= n) or 0 < j - i <= n)
+        ),
+        "a word that is near a place twice counts twice": lambda right, w, n: _pairs(
+            w,
+            lambda i, j: (
+                0 < abs(i - j) <= n and not any(w[x] == w[j] for x in range(max(i - n, 0), j) if x != i)
+            ),
+        ),
+        "a word that occurs again has other neighbours there: `index` finds its first place": (
+            lambda right, w, n: _pairs(
+                w, lambda i, j: w.count(w[i]) if w.index(w[i]) == i and 0 < abs(i - j) <= n else 0
+            )
+        ),
         "it counts only what is exactly as far as the window": lambda right, w, n: _pairs(
             w, lambda i, j: abs(i - j) == n
         ),
@@ -209,6 +231,15 @@ VECTORS: Faults = {
             _stepped(c, o, n, 1 - sigmoid(o @ c), -sigmoid(n @ c), r, len(n))[:1] + right(c, o, n, r)[1:]
         ),
         "the rate is missing": lambda right, c, o, n, r: right(c, o, n, 1.0),
+        "the negatives are left out": lambda right, c, o, n, r: (
+            c + r * (1 - sigmoid(o @ c)) * o,
+            right(c, o, n, r)[1],
+            n,
+        ),
+        "the centre moves by the new outputs: by those before the step": lambda right, c, o, n, r: (
+            c + r * (1 - sigmoid(o @ c)) * right(c, o, n, r)[1] - r * sigmoid(n @ c) @ right(c, o, n, r)[2],
+            *right(c, o, n, r)[1:],
+        ),
         "the outputs move by the new centre: by the one before the step": lambda right, c, o, n, r: (
             right(c, o, n, r)[0],
             o + r * (1 - sigmoid(o @ c)) * right(c, o, n, r)[0],
@@ -222,6 +253,12 @@ VECTORS: Faults = {
         "a and c are exchanged: it is b - a + c": lambda right, v, a, b, c: _best(
             v, lambda u: u[b] - u[c] + u[a], a, b, c
         ),
+        "a is left out too, not only b and c": lambda right, v, a, b, c: _best(
+            v, lambda u: u[b] - u[a] + u[c], b, b, c
+        ),
+        "a, b and c get 0, and all others may be below it: leave them out": lambda right, v, a, b, c: _zeroed(
+            _unit(v) @ (_unit(v)[b] - _unit(v)[a] + _unit(v)[c]), [a, b, c]
+        ),
         "c is missing: it is b - a + c": lambda right, v, a, b, c: _best(v, lambda u: u[b] - u[a], a, b, c),
     },
     "5.7": {
@@ -229,6 +266,9 @@ VECTORS: Faults = {
         "those are cosines: the numbers of the rows are asked for": lambda right, t, r, k: sorted(
             np.delete((_unit(t) @ _unit(t)[r]), r).tolist(), reverse=True
         )[:k],
+        "the first is left out, and not the row itself: another may have the same direction": (
+            lambda right, t, r, k: np.argsort(-_unit(t) @ _unit(t)[r], kind="stable")[1 : k + 1].tolist()
+        ),
         "there is one too few": lambda right, t, r, k: right(t, r, k - 1),
         "there is one too many": lambda right, t, r, k: right(t, r, k + 1),
     },
