@@ -39,6 +39,7 @@ PROBES = {  # what Python in the running container must print
         "[False, False, False, True, True]",
     ),
     "tools": ("import shutil as s; print([x for x in ('g++', 'cmake', 'pip3.13') if s.which(x)])", "[]"),
+    "core": ("from cutaway import native; print(native.available())", "True"),
     "packages": (
         "from importlib.util import find_spec as f; print(f('torch'), f('llguidance') is None)",
         "None False",
@@ -115,7 +116,8 @@ def until_ready(container: str) -> float:
             podman("inspect", container, "--format", "{{.State.Running}}") != "true"
             or time.perf_counter() - begun > 900
         ):
-            sys.exit(f"the server did not start:\n{podman('logs', container)}")
+            logs = subprocess.run(["podman", "logs", container], capture_output=True, text=True)
+            sys.exit(f"the server did not start:\n{logs.stdout}{logs.stderr}")
         time.sleep(0.5)
     return time.perf_counter() - begun
 
