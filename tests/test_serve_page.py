@@ -75,8 +75,8 @@ def test_the_pages_own_code_is_small(server: Server) -> None:
     lines = [line.strip() for name in loaded for line in bundle.read_asset(name).splitlines()]
     code = [line for line in lines if line and not line.startswith(("//", "/*"))]
     assert len(loaded) > 50 and loaded <= page.NAMES
-    assert sum(len(line.encode()) + 1 for line in code) < 290_000
-    assert sum(len(bundle.read_bytes(name)) for name in {*loaded, "app/shell.html"}) < 328_000
+    assert sum(len(line.encode()) + 1 for line in code) < 280_000
+    assert sum(len(bundle.read_bytes(name)) for name in {*loaded, "app/shell.html"}) < 320_500
     headers = {"Accept-Encoding": "gzip"}
     answer = server.get("/page/app/main.js", headers=headers)
     assert answer.headers["content-encoding"] == "gzip" and answer.text == bundle.read_asset("app/main.js")

@@ -26,7 +26,8 @@ function escaped(c) {
   return code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
 }
 
-// An element: "p.quiet" is its tag and its classes; then attributes and listeners, where it has any; then what is in it.
+// An element: "p.quiet" is its tag and its classes; then attributes (`label`: its name for a screen reader) and listeners,
+// where it has any; then what is in it.
 export function make(name, ...given) {
   const [tag, ...classes] = name.split(".");
   return fill(document.createElement(tag), classes, given);
@@ -41,7 +42,8 @@ function fill(element, classes, given) {
   const [first, ...rest] = given;
   const [attributes, children] = first?.constructor === Object ? [first, rest] : [{}, given];
   if (classes.length) element.setAttribute("class", classes.join(" "));
-  for (const [name, value] of Object.entries(attributes)) {
+  for (const [key, value] of Object.entries(attributes)) {
+    const name = key === "label" ? "aria-label" : key;
     const worded = name.startsWith("aria-"); // where true and false are written as words
     if (typeof value === "function") element.addEventListener(name, value);
     else if (name === "css") for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
@@ -93,6 +95,12 @@ export function field(text, input) {
   return make("p.field", labelled(text, input));
 }
 
+// Marks a link as that of what is shown.
+export function current(link, is) {
+  if (is) link.setAttribute("aria-current", "page");
+  else link.removeAttribute("aria-current");
+}
+
 // A select among [value, text]; changed(value) is called with a text.
 export function picker(id, choices, value, changed) {
   return make("select", { id, change: (event) => changed(event.target.value) },
@@ -122,6 +130,11 @@ export function spaced(text) {
 
 export function clamp(value, low, high) {
   return Math.max(low, Math.min(high, value));
+}
+
+// What `made` makes of 0, 1, 2 and so on.
+export function times(length, made) {
+  return Array.from({ length }, (_, i) => made(i));
 }
 
 export function total(values) {
@@ -190,7 +203,7 @@ export function tag(kind, how = null) {
 }
 
 export function tagLegend() {
-  return make("ul.tags", { "aria-label": "Marks of numbers" }, Object.entries(MEANINGS).map(([kind, text]) => make("li", markOf(kind), text)));
+  return make("ul.tags", { label: "Marks of numbers" }, Object.entries(MEANINGS).map(([kind, text]) => make("li", markOf(kind), text)));
 }
 
 // A table. A head is the text of a column of words, or [text, kind, how, side] of numbers, whose tag says how sure they
@@ -210,7 +223,7 @@ export function marked(name, cells, token = null) {
 }
 
 export function scrolling(name, ...children) {
-  return make("div.scroll", { tabindex: "0", role: "region", "aria-label": name }, ...children);
+  return make("div.scroll", { tabindex: "0", role: "region", label: name }, ...children);
 }
 
 export function bar(part, other = null) {
@@ -272,7 +285,7 @@ export function options(input, texts, value) {
     input.replaceChildren(...texts.map((text, i) => make("option", { value: i }, text)));
     input.dataset.key = key;
   }
-  input.value = String(value);
+  input.value = value;
 }
 
 // A choice among texts, each of which is drawn by show(its index): first the one `at`.

@@ -25,8 +25,34 @@ export function heat(state, options) {
   const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
   const axes = options.axes ? make("p.axes", { id: freshId("axes") }) : null;
   const box = make("div.heat", {
-    tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": `${axes?.id ?? ""} ${readout.id}`,
+    tabindex: "0", role: "application", label: options.name, "aria-describedby": `${axes?.id ?? ""} ${readout.id}`,
     "aria-roledescription": options.pick ? "map, arrow keys move, Enter chooses" : "map, arrow keys move",
+    pointermove(event) {
+      const cell = cellAt(event);
+      if (cell) moveTo(...cell, false);
+    },
+    pointerleave() {
+      leave();
+      state.page.hover(state, null);
+      readout.textContent = options.hint ?? "";
+    },
+    click(event) {
+      const cell = cellAt(event);
+      if (cell) options.pick?.(...cell);
+    },
+    focus: () => !cursor && box.matches(":focus-visible") && moveTo(...(options.chosen?.() ?? [0, 0]), true),
+    blur: () => leave(),
+    keydown(event) {
+      const [r, c] = cursor ?? options.chosen?.() ?? [0, 0];
+      const to = {
+        ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1],
+        Home: [r, 0], End: [r, grid.columns - 1], PageUp: [0, c], PageDown: [grid.rows - 1, c],
+      }[event.key];
+      if (event.key === "Enter" || event.key === " ") options.pick?.(r, c);
+      else if (!to) return;
+      event.preventDefault();
+      if (to) moveTo(clamp(to[0], 0, grid.rows - 1), clamp(to[1], 0, grid.columns - 1), true);
+    },
   }, spacer);
   const edge = make("div.heat-frame", box);
   const legend = options.legend ? ramp(options.legend) : null;
@@ -199,44 +225,31 @@ export function heat(state, options) {
     const drawing = pen(over);
     const { accent, ink } = palette();
     inside(drawing, () => {
-      drawing.strokeStyle = ink;
       drawing.fillStyle = accent;
-      const t = state.hovered;
-      if (t !== null) lit(drawing, t);
+      if (state.hovered !== null) lit(drawing, state.hovered);
       const chosen = options.chosen?.();
-      if (chosen) outline(drawing, chosen, 2, ink);
-      if (options.chosenRow) outlineRow(drawing, options.chosenRow(), ink);
-      if (cursor) outline(drawing, cursor, 1.5, accent);
+      if (chosen) outline(drawing, ...chosen, 2, ink);
+      if (options.chosenRow) outline(drawing, options.chosenRow(), null, 2, ink);
+      if (cursor) outline(drawing, ...cursor, 1.5, accent);
     });
   }
 
   function lit(drawing, t) {
     if (options.lit) options.lit(drawing, t, visible(), x, y, size);
     drawing.globalAlpha = 0.9;
-    const { rows, columns } = grid;
-    for (const [token, total, at] of [[options.rowToken, rows, "row"], [options.columnToken, columns, "column"]]) {
-      if (!token) continue;
-      for (let i = 0; i < total; i++) {
-        if (token(i) !== t) continue;
-        drawing.lineWidth = 1.5;
-        drawing.strokeStyle = palette().accent;
-        if (at === "row") drawing.strokeRect(x(0), y(i) - 0.5, columns * size.width, size.height);
-        else drawing.strokeRect(x(i) - 0.5, y(0), size.width, rows * size.height);
-      }
-    }
+    const { accent } = palette();
+    for (let r = 0; options.rowToken && r < grid.rows; r++) if (options.rowToken(r) === t) outline(drawing, r, null, 1.5, accent);
+    for (let c = 0; options.columnToken && c < grid.columns; c++) if (options.columnToken(c) === t) outline(drawing, null, c, 1.5, accent);
     drawing.globalAlpha = 1;
   }
 
-  function outline(drawing, [r, c], width, colour) {
+  // Around a cell, a whole row (c is null) or a whole column.
+  function outline(drawing, r, c, width, colour) {
     drawing.lineWidth = width;
     drawing.strokeStyle = colour;
-    drawing.strokeRect(x(c) - 0.5, y(r) - 0.5, size.width, size.height);
-  }
-
-  function outlineRow(drawing, r, colour) {
-    drawing.lineWidth = 2;
-    drawing.strokeStyle = colour;
-    drawing.strokeRect(x(0), y(r) - 0.5, grid.columns * size.width, size.height);
+    const [left, wide] = c === null ? [x(0), grid.columns * size.width] : [x(c) - 0.5, size.width];
+    const [top, high] = r === null ? [y(0), grid.rows * size.height] : [y(r) - 0.5, size.height];
+    drawing.strokeRect(left, top, wide, high);
   }
 
   function moveTo(r, c, scroll) {
@@ -265,38 +278,11 @@ export function heat(state, options) {
     return r >= 0 && c >= 0 && r < grid.rows && c < grid.columns ? [r, c] : null;
   }
 
-  box.addEventListener("pointermove", (event) => {
-    const cell = cellAt(event);
-    if (cell) moveTo(...cell, false);
-  });
-  box.addEventListener("pointerleave", () => {
-    cursor = null;
-    state.page.hover(state, null);
-    state.page.later(readout.id, mark);
-    readout.textContent = options.hint ?? "";
-  });
-  box.addEventListener("click", (event) => {
-    const cell = cellAt(event);
-    if (cell) options.pick?.(...cell);
-  });
-  box.addEventListener("focus", () => {
-    if (!cursor && box.matches(":focus-visible")) moveTo(...(options.chosen?.() ?? [0, 0]), true);
-  });
-  box.addEventListener("blur", () => {
+  function leave() {
     cursor = null;
     state.page.later(readout.id, mark);
-  });
-  box.addEventListener("keydown", (event) => {
-    const [r, c] = cursor ?? options.chosen?.() ?? [0, 0];
-    const to = {
-      ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1],
-      Home: [r, 0], End: [r, grid.columns - 1], PageUp: [0, c], PageDown: [grid.rows - 1, c],
-    }[event.key];
-    if (event.key === "Enter" || event.key === " ") options.pick?.(r, c);
-    else if (!to) return;
-    event.preventDefault();
-    if (to) moveTo(clamp(to[0], 0, grid.rows - 1), clamp(to[1], 0, grid.columns - 1), true);
-  });
+  }
+
   box.addEventListener("scroll", () => state.page.later(`${readout.id}-all`, paint), { passive: true });
   readout.textContent = options.hint ?? "";
 

@@ -161,8 +161,8 @@ def test_edits_answer_again_beside(app: Opened, server: Server) -> None:
     tab.get_by_label("switch off", exact=True).select_option("mlp")
     tab.get_by_label("layer", exact=True).fill("1")
     tab.get_by_role("button", name="Add", exact=True).click()
-    tab.locator(".pair").wait_for()
     tab.get_by_text("What the edits change").wait_for()
+    tab.get_by_role("button", name="Copy as Python").nth(1).wait_for()  # both answers have ended
     frames(tab)
     columns = tab.locator(".column")
     assert columns.locator(".column-name").all_inner_texts() == ["Without edits", "MLP 1 off"]
@@ -241,8 +241,8 @@ def test_two_models_answer_side_by_side(app: Opened) -> None:
         answers = tab.locator(".column .answer").all_text_contents()
         assert answers[0] != answers[1] and tab.locator(".differs").count() == 2
         tab.get_by_text("They are models of their own").wait_for()
-        tab.problems[:] = [one for one in tab.problems if "404" not in one]  # the browser's own note of it
         tab.context.close()
+        tab.problems[:] = [one for one in tab.problems if "404" not in one]  # the browser's own note of it
 
 
 def test_answers_and_numbers_are_copied_as_commands(
@@ -252,7 +252,8 @@ def test_answers_and_numbers_are_copied_as_commands(
     ask(tab)
     tab.get_by_label("switch off", exact=True).select_option("mlp")
     tab.get_by_role("button", name="Add", exact=True).click()
-    tab.get_by_text("What the edits change").wait_for()
+    tab.get_by_role("button", name="Copy as Python").nth(1).wait_for()  # both answers have ended
+    frames(tab)
     monkeypatch.setattr(cutaway, "load", lambda name: server.service.lm)
     for i, text in enumerate(tab.locator(".column .answer").all_text_contents()):
         tab.get_by_role("button", name="Copy as Python").nth(i).click()

@@ -105,3 +105,59 @@ def test_a_tour_is_left_and_goes_back(app: Opened, width: int) -> None:
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     bar.get_by_role("button", name="Leave the tour").click()
     assert not bar.is_visible()
+
+
+FOCUSED = """() => {
+    const at = document.activeElement;
+    return at.labels?.[0]?.textContent ?? at.ariaLabel ?? at.textContent;
+}"""
+ASKED = """say => document.activeElement.matches(".tour-say")
+    && document.activeElement.textContent.endsWith(say)"""
+DONE = """() => !document.querySelector("#tour .primary").disabled"""
+STEPS = 150  # keys from one control to another
+BY_KEYBOARD = {  # the controls of a tour's task, the key that goes there, and the keys pressed on it
+    "probability": [("temperature", "Shift+Tab", ["ArrowRight"] * 15)],
+    "names": [("Sentence", "Shift+Tab", ["Control+a", *"Ada"]), ("Use it", "Tab", ["Enter"])],
+    "block": [("Embedding", "Shift+Tab", ["ArrowDown", "ArrowDown", "Enter"])],
+}
+
+
+def reach(tab: Any, name: str, key: str = "Tab") -> None:
+    """Moves the focus by one key until it is on what begins with a name."""
+    passed = []
+    for _ in range(STEPS):
+        tab.keyboard.press(key)
+        passed.append(tab.evaluate(FOCUSED))
+        if passed[-1].startswith(name):
+            return
+    pytest.fail(f"{key} does not reach {name!r}: {[one[:24] for one in passed]}")
+
+
+@pytest.mark.parametrize("id", BY_KEYBOARD)
+def test_a_whole_tour_is_taken_by_keyboard(app: Opened, id: str) -> None:
+    tab = app("#tours", reduced_motion="reduce")
+    tour = next(one for one in TOURS if one["id"] == id)
+    guess, task, see = tour["steps"]
+    tab.locator(".tour-list li").first.wait_for()
+    reach(tab, f"Start: {tour['title']}")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function(ASKED, arg=guess["say"])
+    reach(tab, guess["choices"][guess["right"]])
+    tab.keyboard.press("Space")
+    assert tab.get_by_text("That is right.").is_visible()
+    assert tab.evaluate(FOCUSED) == "Next", "the focus goes on"
+    tab.keyboard.press("Enter")
+    tab.wait_for_function(ASKED, arg=task["say"])
+    tab.locator(".chapter[data-ready]").wait_for()
+    for name, way, keys in BY_KEYBOARD[id]:
+        reach(tab, name, way)
+        for key in keys:
+            tab.keyboard.press(key)
+    tab.wait_for_function(DONE)
+    reach(tab, "Next")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function(ASKED, arg=see["say"])
+    reach(tab, "All tours")
+    tab.keyboard.press("Enter")
+    tab.get_by_text("✓ taken").wait_for()
+    assert tab.evaluate("document.activeElement.id") == "place", "the focus is kept when the tour's bar goes"

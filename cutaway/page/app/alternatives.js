@@ -6,7 +6,7 @@ export function alternatives(box, { answer, index, fork, inside }) {
   const { token, id, top = [] } = answer.tokens[index];
   const rows = top.map((one) => marked(one.id === id ? "chosen" : null, [
     quoted(one.token), percent(Math.exp(one.logprob)), bar(Math.exp(one.logprob)),
-    one.id === id ? make("span.quiet", "chosen") : button("Continue", () => fork(one), { "aria-label": `Continue from ${drawn(one.token)}` }),
+    one.id === id ? make("span.quiet", "chosen") : button("Continue", () => fork(one), { label: `Continue from ${drawn(one.token)}` }),
   ]));
   const listed = total(top.map((one) => Math.exp(one.logprob)));
   box.replaceChildren(

@@ -11,20 +11,21 @@ export const surprise = (logprob) => STEPS.find(([from]) => Math.exp(logprob) >=
 export const LEGEND = [["≥ 90%", 0], ["≥ 50%", 1], ["≥ 20%", 2], ["≥ 5%", 3], ["below", 4]];
 
 export class Answer {
+  tokens = []; // {id, text, token, logprob, top, bytes, given}
+  prompt = []; // ids that the model read before it
+  text = "";
+  finish = null;
+  chosen = null;
+  changed = () => {}; // called once a frame in which tokens came
+  decoder = new TextDecoder();
+  pending = [];
+  part = null;
+
   // name: what its group is called; select(index): a token is chosen.
   constructor(name, select) {
-    this.tokens = []; // {id, text, token, logprob, top, bytes, given}
-    this.prompt = []; // ids that the model read before it
-    this.text = "";
-    this.finish = null;
-    this.chosen = null;
     this.select = select;
-    this.changed = () => {}; // called once a frame in which tokens came
-    this.decoder = new TextDecoder();
-    this.pending = [];
-    this.part = null;
     this.whole = make("div.answer", {
-      tabindex: "0", role: "group", "aria-label": `${name}; arrow keys move from token to token`,
+      tabindex: "0", role: "group", label: `${name}; arrow keys move from token to token`,
       click: (event) => {
         const at = event.target.closest?.(".t");
         if (at) this.choose(Number(at.dataset.i));
@@ -107,10 +108,16 @@ export class Answer {
   }
 }
 
+// How many tokens two answers begin with alike.
+export function shared(one, other) {
+  let at = 0;
+  while (at < one.tokens.length && one.tokens[at].id === other.tokens[at]?.id) at += 1;
+  return at;
+}
+
 // Where two answers differ first: the index of a token, or null while none does.
 export function firstDifference(one, other) {
-  const shared = Math.min(one.tokens.length, other.tokens.length);
-  for (let i = 0; i < shared; i++) if (one.tokens[i].id !== other.tokens[i].id) return i;
+  const at = shared(one, other);
   const [shorter, longer] = one.tokens.length < other.tokens.length ? [one, other] : [other, one];
-  return shorter.finish && longer.tokens.length > shared ? shared : null;
+  return longer.tokens.length > at && (shorter.tokens.length > at || shorter.finish) ? at : null;
 }

@@ -1,7 +1,7 @@
 // Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
 
 import { palette, shade } from "../colours.js";
-import { LIVE, bar, button, clamp, drawn, labelled, make, percent, picker, problem, quoted, readable, scrolling, status, table } from "../elements.js";
+import { LIVE, bar, button, clamp, drawn, labelled, make, percent, picker, problem, quoted, readable, scrolling, status, table, times } from "../elements.js";
 import { ALONE, PARTS, heat } from "../heat.js";
 import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 import { picture } from "../tiles.js";
@@ -54,7 +54,7 @@ function byToken({ maps, tokens, pooled }, rows, kept, choose) {
   const draw = () => {
     const at = which.value === "" ? -1 : Math.min(last, Number(which.value));
     const all = at < 0 ? [] : maps.map(([layer, head]) => [layer, head, rows.get(`${layer}.${head}`)[Math.floor(at / pooled[1])]]);
-    list.replaceChildren(...all.sort((a, b) => b[2] - a[2]).slice(0, LISTED).map(([layer, head, byte]) => button([`${layer}.${head} `, make("span.quiet", percent(weightOf(byte)))], () => choose([layer, head]), { "aria-label": `Head ${layer}.${head}, ${percent(weightOf(byte))} on this token` })));
+    list.replaceChildren(...all.sort((a, b) => b[2] - a[2]).slice(0, LISTED).map(([layer, head, byte]) => button([`${layer}.${head} `, make("span.quiet", percent(weightOf(byte)))], () => choose([layer, head]), { label: `Head ${layer}.${head}, ${percent(weightOf(byte))} on this token` })));
   };
   draw();
   return make("div.by-token", make("p.select", labelled("Heads that attend most to", which)), list);
@@ -90,7 +90,7 @@ function thumb(small, name, row) {
   small.pixels = pixels;
   if (!small.has(name)) {
     const count = Math.min(CELLS, row.length);
-    small.set(name, picture(Array.from({ length: count }, (_, i) => {
+    small.set(name, picture(times(count, (i) => {
       const [from, to] = [i, i + 1].map((at) => Math.floor((at * row.length) / count));
       return 1 + Math.max(...row.subarray(from, Math.max(from + 1, to)));
     }), count, pixels));
@@ -109,7 +109,7 @@ function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
     make("h3", `Layer ${kept.layer}, head ${kept.head} attends to`),
     scrolling("The text, shaded by attention weight", text),
     table("The tokens of largest attention weight", ["token", ["position"], ["weight"], ""],
-      best.map((at) => [quoted(tokens[at * pooled[1]]), String(at * pooled[1]), percent(weightOf(row[at])), bar(weightOf(row[at]))])),
+      best.map((at) => [quoted(tokens[at * pooled[1]]), at * pooled[1], percent(weightOf(row[at])), bar(weightOf(row[at]))])),
     make("p.buttons", button("Switch this head off", off), wider),
     place,
   ];

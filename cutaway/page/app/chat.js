@@ -5,37 +5,32 @@ import { button, decoded, field, form, labelled, make, picker, slider, submits }
 import { copying } from "../charts/figure.js";
 import { LEGEND } from "./answer.js";
 import { Edits } from "./edits.js";
+import { Place } from "./place.js";
 import { Turn } from "./turn.js";
 
 const ALTERNATIVES = 8;
 const CHAT = "v1/chat/completions";
 const LONGEST = 8000; // letters of a message and its settings in an address
+const SEED = /^\d{1,9}$/;
 const WAIT = 300; // milliseconds after the last change of the edits
 
-export class Chat {
-  constructor(shell) {
-    this.shell = shell;
-    this.turns = [];
-    this.settings = { temperature: 0.3, max_tokens: 256, seed: null, system: "", beside: "" };
-    this.running = new Set();
-    this.list = make("div.turns", this.empty());
-    this.input = make("textarea", { id: "message", rows: "2", placeholder: "Write to the model", keydown: (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.send();
-    } });
-    this.button = submits("Send");
-    this.edits = new Edits({
-      changed: () => this.edited(), failed: (error) => this.shell.failed(error),
-      direction: (layer, towards, away) => this.direction(layer, towards, away),
-    });
-    this.whole = make("div.chat", this.list, this.options(), this.other,
-      form("form.composer", () => (this.running.size ? this.stop() : this.send()), make("label.unseen", { for: "message" }, "Message"), this.input, this.button));
-  }
-
-  get server() {
-    return this.shell.server;
-  }
+export class Chat extends Place {
+  turns = [];
+  settings = { temperature: 0.3, max_tokens: 256, seed: null, system: "", beside: "" };
+  running = new Set();
+  list = make("div.turns", this.empty());
+  input = make("textarea", { id: "message", placeholder: "Write to the model", keydown: (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    this.send();
+  } });
+  button = submits("Send");
+  edits = new Edits({
+    changed: () => this.edited(), failed: (error) => this.shell.failed(error),
+    direction: (layer, towards, away) => this.direction(layer, towards, away),
+  });
+  whole = make("div.chat", this.list, this.options(), this.other,
+    form("form.composer", () => (this.running.size ? this.stop() : this.send()), make("label.unseen", { for: "message" }, "Message"), this.input, this.button));
 
   empty() {
     const example = (text) => button(text, () => {
@@ -55,10 +50,10 @@ export class Chat {
     const longest = slider("longest answer", { min: 16, max: 1024, step: 16, value: settings.max_tokens }, (value) => {
       settings.max_tokens = value;
     }, (value) => `${value} tokens`);
-    const seed = make("input", { id: "seed", type: "text", inputmode: "numeric", size: "8", input: () => {
-      settings.seed = /^\d{1,9}$/.test(seed.value) ? Number(seed.value) : null;
+    const seed = make("input", { id: "seed", inputmode: "numeric", size: "8", input: () => {
+      settings.seed = SEED.test(seed.value) ? Number(seed.value) : null;
     } });
-    const system = make("textarea", { id: "system", rows: "2", input: () => { settings.system = system.value; } });
+    const system = make("textarea", { id: "system", input: () => { settings.system = system.value; } });
     this.fields = { temperature: temperature.input, max_tokens: longest.input, seed, system };
     const legend = make("ul.legend", LEGEND.map(([text, n]) => make("li", make("span", { class: `t p${n}` }, "token"), text)));
     const colours = make("input", { id: "colours", type: "checkbox", checked: true, change: () => {
@@ -76,21 +71,21 @@ export class Chat {
 
   // rest: of an address, a message with its settings, which are written into the form and not sent.
   show(rest) {
-    if (rest && rest.length <= LONGEST && rest !== this.given) this.given = rest;
-    else return this.input.focus();
+    this.input.focus();
+    if (!rest || rest.length > LONGEST || rest === this.given) return;
+    this.given = rest;
     let found = null;
     try {
       found = JSON.parse(decoded(rest));
     } catch {
-      return this.input.focus();
+      return;
     }
-    const inside = (value, low, high) => Number.isFinite(value) && value >= low && value <= high;
-    if (typeof found?.message === "string") this.input.value = found.message;
-    if (typeof found?.system === "string") this.fields.system.value = found.system;
-    if (inside(found?.seed, 0, 999999999)) this.fields.seed.value = String(Math.floor(found.seed));
-    for (const [name, low, high] of [["temperature", 0, 2], ["max_tokens", 16, 1024]]) if (inside(found?.[name], low, high)) this.fields[name].value = String(found[name]);
-    Object.values(this.fields).forEach((one) => one.dispatchEvent(new Event("input")));
-    return this.input.focus();
+    for (const [name, field] of Object.entries({ message: this.input, ...this.fields })) {
+      const value = found?.[name];
+      const inside = field.type === "range" ? value >= Number(field.min) && value <= Number(field.max) : name !== "seed" || SEED.test(value);
+      if (typeof value === (name === "message" || name === "system" ? "string" : "number") && inside) field.value = String(value);
+      field.dispatchEvent(new Event("input"));
+    }
   }
 
   // The models that may answer beside the chosen one.
@@ -203,10 +198,6 @@ export class Chat {
     this.running.forEach((one) => one.abort());
   }
 
-  tree(turn) {
-    this.shell.tree(turn);
-  }
-
   copies({ request, prompt, of }) {
     return [button("What it read", () => this.shell.safety(of)), copying("Copy as curl", () => this.server.curl(CHAT, request)),
       copying("Copy as Python", () => this.server.python(request, prompt))];
@@ -246,7 +237,7 @@ export class Chat {
   async direction(layer, towards, away) {
     const ends = await Promise.all([towards, away].map(async (text) => {
       const body = { model: this.server.model.id, text, values: ["out"], layers: [layer], positions: [-1] };
-      const { values } = await (await this.server.ask("v1/trace", body)).json();
+      const { values } = await this.server.json("v1/trace", body);
       return values[`blocks.${layer}.out`].data[0];
     }));
     return ends[0].map((one, i) => one - ends[1][i]);

@@ -4,35 +4,30 @@ import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
 import { button, count, drawn, fixed, form, labelled, make, percent, readable, remark, slider, status } from "../elements.js";
 import { surprise } from "./answer.js";
+import { Place } from "./place.js";
 import { instead } from "./server.js";
 
 const SENTENCE = "The capital of France is Paris.";
 const MOST = 24; // checkpoints that are measured of a run with more
 const LONGEST = 400; // letters of the sentence
 
-export class Checkpoints {
-  // follow: {step(): another is chosen, address()}
-  constructor(shell, follow) {
-    this.shell = shell;
-    this.follow = follow;
-    this.step = null;
-    this.sentence = make("textarea", { id: "fixed", rows: "2" });
-    this.sentence.value = SENTENCE;
-    this.at = slider("checkpoint", { min: 0, max: 0, step: 1, value: 0 }, (i) => this.choose(this.steps[i]), (i) => `step ${count(this.steps?.[i] ?? 0)}`);
-    this.button = button("Chat with it", () => this.chat(), { class: "small primary" });
-    this.note = status();
-    this.read = make("div.reading");
-    this.place = make("div"); // of the map
-    this.charts = make("div.charts");
-    this.tokens = make("div");
-    const asks = form("form.field", () => {
-      this.follow.address();
+export class Checkpoints extends Place {
+  step = null;
+  sentence = make("textarea", { id: "fixed" }, SENTENCE);
+  at = slider("checkpoint", { min: 0, max: 0, step: 1, value: 0 }, (i) => this.choose(this.steps[i]), (i) => `step ${count(this.steps?.[i] ?? 0)}`);
+  button = button("Chat with it", () => this.chat(), { class: "small primary" });
+  note = status();
+  read = make("div.reading");
+  place = make("div"); // of the map
+  charts = make("div.charts");
+  tokens = make("div");
+  whole = make("div.stack", { hidden: true, role: "region", "aria-labelledby": "checkpoints-title" }, make("h2", { id: "checkpoints-title" }, "Checkpoints"),
+    make("p.about", "Each checkpoint is a model. All read the same sentence, so what changes is what was learned in between."),
+    form("form.field", () => {
+      this.shell.places.training.address();
       this.measure();
-    }, labelled("sentence", this.sentence), make("button.small", { type: "submit" }, "Measure"));
-    this.whole = make("div.stack", { hidden: true, role: "region", "aria-labelledby": "checkpoints-title" }, make("h2", { id: "checkpoints-title" }, "Checkpoints"),
-      make("p.about", "Each checkpoint is a model. All read the same sentence, so what changes is what was learned in between."),
-      asks, make("div.scrub", this.at.whole, this.button), this.note, this.read, this.charts, this.tokens);
-  }
+    }, labelled("sentence", this.sentence), make("button.small", "Measure")),
+    make("div.scrub", this.at.whole, this.button), this.note, this.read, this.charts, this.tokens);
 
   get text() {
     return this.sentence.value === SENTENCE ? "" : this.sentence.value.slice(0, LONGEST);
@@ -67,24 +62,19 @@ export class Checkpoints {
     this.at.set(this.steps.indexOf(step));
     this.draw();
     if (!tell) return;
-    this.follow.address();
-    this.follow.step();
+    this.shell.places.training.stepped();
     this.want(step);
   }
 
   async chat() {
     this.button.disabled = true;
-    try {
-      await this.shell.use(`${this.run.id}@${this.step}`);
-    } catch (error) {
-      this.shell.failed(error, this.note);
-    }
+    await this.tries(this.note, () => this.shell.use(`${this.run.id}@${this.step}`));
     this.button.disabled = false;
   }
 
   ask(step) {
     const body = { run: this.run.id, step, text: this.sentence.value.slice(0, LONGEST), reference: this.steps.at(-1) };
-    return this.shell.server.about("v1/runs/checkpoint", body, this.measuring.signal);
+    return this.server.about("v1/runs/checkpoint", body, this.measuring.signal);
   }
 
   // Measures the checkpoints one after the other, the chosen one first; what is there is drawn.
@@ -93,7 +83,7 @@ export class Checkpoints {
     const apart = Math.max(1, (this.steps.length - 1) / (MOST - 1));
     const some = this.steps.filter((_, i) => this.steps.length <= MOST || Math.round(Math.round(i / apart) * apart) === i);
     this.found = new Map();
-    try {
+    await this.tries(this.note, async () => {
       for (const [i, step] of [this.step, ...some.filter((one) => one !== this.step)].entries()) {
         this.note.textContent = `Measuring checkpoint ${i + 1} of ${some.length} …`;
         this.found.set(step, await this.ask(step));
@@ -102,19 +92,13 @@ export class Checkpoints {
       }
       this.note.textContent = this.steps.length > some.length ? `${some.length} of ${this.steps.length} checkpoints are measured; choose any other, and it is too.` : "";
       this.overview();
-    } catch (error) {
-      this.shell.failed(error, this.note);
-    }
+    });
   }
 
   async want(step) {
     if (this.found?.has(step) || this.note.textContent.startsWith("Measuring")) return;
-    try {
-      this.found.set(step, await this.ask(step));
-      if (this.step === step) this.draw();
-    } catch (error) {
-      this.shell.failed(error, this.note);
-    }
+    await this.tries(this.note, async () => this.found.set(step, await this.ask(step)));
+    if (this.step === step) this.draw();
   }
 
   // The sentence at the chosen checkpoint: each token as surprising as it is there, and the map.

@@ -26,18 +26,19 @@ export function asAsked({ part, layer, unit, strength, direction }) {
 }
 
 export class Edits {
+  list = [];
+  before = []; // lists that undo goes back to
+  chips = make("ul.chips-edits", { label: "Active edits" });
+  back = button("Undo", () => this.undo());
+  bar = make("div.tray", { role: "group", label: "Edits of the model" },
+    make("span.tray-title", "Edits"), this.chips, this.back);
+  form = this.adding();
+
   // changed(): other edits are active. direction(layer, towards, away) -> a vector, asked from the server.
   constructor({ changed, direction, failed }) {
-    this.list = [];
-    this.before = []; // lists that undo goes back to
     this.changed = changed;
     this.direction = direction;
     this.failed = failed;
-    this.chips = make("ul.chips-edits", { "aria-label": "Active edits" });
-    this.back = button("Undo", () => this.undo());
-    this.bar = make("div.tray", { role: "group", "aria-label": "Edits of the model" },
-      make("span.tray-title", "Edits"), this.chips, this.back);
-    this.form = this.adding();
     this.draw();
   }
 
@@ -87,15 +88,15 @@ export class Edits {
   chip(edit, i) {
     const name = nameOf(edit);
     const strength = make("input", {
-      type: "number", class: "strength", step: "0.25", min: edit.part === "direction" ? "-8" : "0", max: "8", value: String(edit.strength),
-      "aria-label": `Strength of ${name}`, "data-chip": `strength-${name}`,
+      type: "number", class: "strength", step: "0.25", min: edit.part === "direction" ? "-8" : "0", max: "8", value: edit.strength,
+      label: `Strength of ${name}`, "data-chip": `strength-${name}`,
       change: () => Number.isFinite(strength.valueAsNumber) && this.change(i, { strength: strength.valueAsNumber }),
     });
     return make("li", { class: edit.on ? "edit-chip" : "edit-chip out" },
       make("label", make("input", { type: "checkbox", checked: edit.on, "data-chip": `on-${name}`,
         change: (event) => this.change(i, { on: event.target.checked }) }), name),
       make("span", { "aria-hidden": "true" }, "×"), strength,
-      button("✕", () => this.set(this.list.filter((_, at) => at !== i)), { class: "chip-close", "aria-label": `Remove ${name}` }));
+      button("✕", () => this.set(this.list.filter((_, at) => at !== i)), { class: "chip-close", label: `Remove ${name}` }));
   }
 
   adding() {
@@ -103,7 +104,7 @@ export class Edits {
     const numeric = (id) => make("input", { id, type: "number", min: "0", value: "0", class: "strength" });
     const layer = numeric("edit-layer");
     const unit = numeric("edit-unit");
-    const text = (id) => make("input", { id, type: "text", size: "18" });
+    const text = (id) => make("input", { id, size: "18" });
     const [towards, away] = [text("edit-towards"), text("edit-away")];
     const numbered = make("span.field", labelled("number", unit));
     const texts = make("span.field", labelled("towards", towards), labelled("away from", away));
@@ -123,6 +124,6 @@ export class Edits {
       }
     };
     update();
-    return form("form.field", submit, labelled("switch off", part), labelled("layer", layer), numbered, texts, make("button.small", { type: "submit" }, "Add"));
+    return form("form.field", submit, labelled("switch off", part), labelled("layer", layer), numbered, texts, make("button.small", "Add"));
   }
 }

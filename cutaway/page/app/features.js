@@ -34,7 +34,7 @@ const nameOf = (feature, { label }) => (label ? readable(label) : `feature ${fea
 
 function listed(dictionaries, open) {
   const rows = [...dictionaries].sort((a, b) => a.layer - b.layer).flatMap(({ dictionary, layer, reads, features: own }) => own.map((one, i) => [
-    i ? "" : layer < 0 ? reads[0] : String(layer),
+    i ? "" : layer < 0 ? reads[0] : layer,
     button(make("bdi", nameOf(one.feature, one)), () => open({ ...one, dictionary }), { class: "link" }),
     fixed(one.activation, 2), bar(one.activation / own[0].activation), one.density === null ? "" : percent(one.density)]));
   const dense = rows.some((row) => row[4]);

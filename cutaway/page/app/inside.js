@@ -1,32 +1,29 @@
 // Inside: a text, or a conversation up to a token, followed through the model: the views of the explain page, live.
 
-import { form, labelled, make, status, submits } from "../elements.js";
+import { decoded, form, labelled, make, status, submits } from "../elements.js";
 import { VIEWS, strip, views } from "../explain/build.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
+import { Place } from "./place.js";
 import { instead } from "./server.js";
 
 const LONGEST = 4000; // letters of a text in an address
 const RECORDED = "The capital of France is"; // scripts/tables/recording.py
 
-export class Inside {
-  constructor(shell) {
-    this.shell = shell;
-    this.asked = null;
-    this.running = null;
-    this.text = make("textarea", { id: "text", rows: "2" });
-    this.text.value = RECORDED;
-    this.note = status();
-    this.strip = make("div", { id: "strip" });
-    this.views = make("div", { id: "views" });
-    this.whole = make("div.inside", form("form.composer", () => this.trace({ text: this.text.value }),
-      labelled("Text", this.text), submits("Trace")), this.note, this.strip, this.views);
-  }
+export class Inside extends Place {
+  asked = null;
+  running = null;
+  text = make("textarea", { id: "text" }, RECORDED);
+  note = status();
+  strip = make("div", { id: "strip" });
+  views = make("div", { id: "views" });
+  whole = make("div.inside", form("form.composer", () => this.trace({ text: this.text.value }),
+    labelled("Text", this.text), submits("Trace")), this.note, this.strip, this.views);
 
   // What the place shows when it is opened: the text of the address, the last trace, or one of the example.
   show(text) {
-    if (text !== null) this.text.value = text.slice(0, LONGEST);
-    if (text !== null || !this.asked) this.trace({ text: this.text.value });
+    if (text) this.text.value = decoded(text).slice(0, LONGEST);
+    if (text || !this.asked) this.trace({ text: this.text.value });
     else this.page?.states.forEach((state) => state.set({}, false));
   }
 
@@ -34,26 +31,24 @@ export class Inside {
   async trace(given, at = null) {
     const { signal } = this.running = instead(this.running);
     this.asked = given;
-    const { edits } = this.shell.chat;
+    const { edits } = this.shell.places.chat;
     const asked = { edits: edits.active, ...given };
     this.request = asked;
     if (given.text) history.replaceState(null, "", `#inside/${encodeURIComponent(given.text.slice(0, LONGEST))}`);
     this.note.textContent = given.text ? "Tracing …" : "Tracing the conversation up to the token …";
     this.strip.hidden = this.views.hidden = true;
-    try {
+    await this.tries(this.note, async () => {
       if (!this.page && given.text === RECORDED) await this.record();
-      const data = read(await this.shell.server.trace(asked, signal));
+      const data = read(await this.server.trace(asked, signal));
       this.draw(new Page({ ...data, views: Object.keys(VIEWS) }), at);
       if (given.text) this.note.textContent = asked.edits.length ? `With edits: ${edits.described}.` : "";
       else this.note.textContent = "The conversation up to the token, as the chat template writes it, by the ids that the model read.";
-    } catch (error) {
-      this.shell.failed(error, this.note);
-    }
+    });
   }
 
   // The first view waits for nothing: it is a recording until the model's own trace is there.
   async record() {
-    const data = read(await this.shell.server.recording());
+    const data = read(await this.server.recording());
     this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
     this.note.textContent = "A recording of SmolLM2-135M, while this model's own trace is computed …";
   }

@@ -7,19 +7,17 @@ import { features } from "./features.js";
 import { lens } from "./lens.js";
 import { why } from "./why.js";
 import { copying } from "../charts/figure.js";
+import { Place } from "./place.js";
 import { instead } from "./server.js";
 
 const TABS = [["Alternatives", alternatives], ["Attention", attention], ["Lens", lens], ["Features", features], ["Why", why]];
 const WAIT = 80; // milliseconds: arrow keys pass over tokens on their way
 
-export class Inspector {
-  constructor(box, shell) {
-    this.box = box;
-    this.shell = shell;
-    this.tab = 0;
-    this.kept = {}; // what panels remember from token to token, such as the chosen head
-    this.looking = null;
-  }
+export class Inspector extends Place {
+  box = document.getElementById("inspector");
+  tab = 0;
+  kept = {}; // what panels remember from token to token, such as the chosen head
+  looking = null;
 
   // A panel draws itself, and gives back what it asked the server: a path and a body.
   // look: {answer, index, ids, asked, close(), fork(one), edit(edit), inside()}
@@ -37,12 +35,12 @@ export class Inspector {
     this.box.replaceChildren(
       make("div.inspected",
         make("p.step", `Token ${look.index + 1}${look.answer.finish ? ` of ${tokens.length}` : ""}`),
-        button("×", () => this.close(), { "aria-label": "Close" })),
+        button("×", () => this.close(), { label: "Close" })),
       make("p.big", quoted(token)),
       make("p", LIVE, given ? "Given, and not sampled. Probability " : "Probability ", make("strong", percent(Math.exp(logprob))),
         make("span.quiet", `, logarithm ${fixed(logprob, 2)}`),
         kl?.[look.index] === undefined ? null : make("span.quiet", `. Here the distribution diverges by ${fixed(kl[look.index], 3)} nats`)),
-      make("div.tabs", { role: "tablist", "aria-label": "About this token", keydown: (event) => this.key(event) }, tabs),
+      make("div.tabs", { role: "tablist", label: "About this token", keydown: (event) => this.key(event) }, tabs),
       this.panel);
     this.draw(WAIT);
   }
@@ -50,7 +48,7 @@ export class Inspector {
   choose(i) {
     this.tab = i;
     this.tabs.forEach((one, at) => {
-      one.setAttribute("aria-selected", String(at === i));
+      one.setAttribute("aria-selected", at === i);
       one.tabIndex = at === i ? 0 : -1;
     });
     this.draw(0);
@@ -72,7 +70,7 @@ export class Inspector {
     const work = async () => {
       try {
         const asked = await panel(this.panel, this.look, {
-          server: this.shell.server, signal, kept: this.kept, again: (selector) => this.draw(0, selector),
+          server: this.server, signal, kept: this.kept, again: (selector) => this.draw(0, selector),
         });
         if (asked) this.panel.append(this.copying(...asked));
         if (focused) this.panel.querySelector(focused)?.focus();
@@ -89,7 +87,7 @@ export class Inspector {
 
   // What the panel's numbers were asked by, for a shell and for Python.
   copying(path, body) {
-    const { server } = this.shell;
+    const { server } = this;
     return make("p.buttons", copying("Copy as curl", () => server.curl(path, body)), copying("Copy as Python", () => server.pythonRequest(path, body)));
   }
 

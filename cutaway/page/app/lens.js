@@ -12,7 +12,7 @@ export async function lens(box, { answer, index, asked }, { server, signal }) {
   const several = shown.length > 1;
   const word = ({ top: [best] }) => make("bdi", { class: best.id === id ? "word strong" : "word" }, drawn(best.text));
   const both = (one) => (one ? make("span.wrapped", word(one), " ", make("small.quiet", percent(one.probability))) : "");
-  const rows = found.logit_lens.map((one, i) => [i === 0 ? "embed" : String(i - 1), ...(several
+  const rows = found.logit_lens.map((one, i) => [i === 0 ? "embed" : i - 1, ...(several
     ? shown.map(([name]) => both(found[name].find(({ after }) => after === one.after)))
     : [word(one), percent(one.probability), bar(one.probability)])]);
   const heads = several ? [["block"], ...shown.map(([, name]) => name)] : [["block"], "likeliest", ["probability"], ""];

@@ -1,6 +1,6 @@
 // Which heads read a line while the model answered, and whether they matter: attention to it, then the causal check.
 
-import { bar, button, fixed, make, marked, percent, problem, remark, scrolling, status, table, total } from "../elements.js";
+import { bar, button, fixed, make, marked, percent, problem, remark, scrolling, status, table, times, total } from "../elements.js";
 import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 import { SOURCES } from "./sources.js";
 import { PARTS } from "../heat.js";
@@ -13,7 +13,7 @@ const LISTED = 8;
 
 // asked: {model, ids, from: the answer's first token, count}; tokens: the prompt's, with sources; line: {first, last}.
 export async function readers({ model, ids, from, count }, tokens, line, { server, signal, off }) {
-  const places = Array.from({ length: Math.min(ANSWERED, count) }, (_, i) => from - 1 + i);
+  const places = times(Math.min(ANSWERED, count), (i) => from - 1 + i);
   const asked = { model, prompt_token_ids: ids.slice(0, places.at(-1) + 1) };
   const found = await server.attention({ ...asked, positions: places, size: MOST }, signal);
   if (!found.maps.length) return [make("p", NO_WEIGHTS)];
@@ -39,7 +39,7 @@ export async function readers({ model, ids, from, count }, tokens, line, { serve
 
 // Of each head the mean attention to the line, and to the rest of what each source wrote.
 export function shares({ maps, shape: [rows, columns], cells, pooled }, tokens, line) {
-  const kind = Array.from({ length: columns }, (_, c) => {
+  const kind = times(columns, (c) => {
     const at = c * pooled[1];
     return at >= line.first && at <= line.last ? "line" : tokens[at]?.source ?? "answer";
   });
@@ -90,8 +90,8 @@ async function causal(asked, places, heads, best, server, signal) {
 function drawn(heads) {
   let state = 7;
   const next = () => { state = (state * 1103515245 + 12345) % 2147483648; return state / 2147483648; };
-  return Array.from({ length: Math.min(SETS, heads.length) }, () => {
+  return times(Math.min(SETS, heads.length), () => {
     const left = [...heads];
-    return Array.from({ length: Math.min(CHECKED, left.length) }, () => left.splice(Math.floor(next() * left.length), 1)[0]);
+    return times(Math.min(CHECKED, left.length), () => left.splice(Math.floor(next() * left.length), 1)[0]);
   });
 }

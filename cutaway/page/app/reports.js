@@ -33,6 +33,6 @@ function drawn({ model, probes }, shell) {
   return [note, scrolling("Findings", table(`What the report of ${model} found`, ["probe", "finding", "verdict", ["attack, 95%"]], rows)),
   looks.length ? make("ul.looks", looks.map(([title, { ids, position, note: text, layer, head }]) => make("li", `${title}: ${text} `,
     button("Open at this token", () => shell.inside(
-      { model: shell.server.model.id, prompt_token_ids: ids }, { token: position, ...(layer === null ? {} : { layer, ...(head === null ? {} : { head }) }) }), { "aria-label": `Open the model at this token: ${text}` }))))
+      { model: shell.server.model.id, prompt_token_ids: ids }, { token: position, ...(layer === null ? {} : { layer, ...(head === null ? {} : { head }) }) }), { label: `Open the model at this token: ${text}` }))))
     : remark("It names no token to open.")].filter(Boolean);
 }

@@ -6,7 +6,7 @@ const SHOWN = 12;
 
 // step: those of the last evaluation up to there; null: the newest.
 export async function samples(server, run, step, signal) {
-  const found = await (await server.ask("v1/runs/samples", { run }, signal)).json();
+  const found = await server.json("v1/runs/samples", { run }, signal);
   return [...texts(found.samples, step), ...answers(found.answers, step)];
 }
 

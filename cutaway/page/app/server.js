@@ -21,13 +21,11 @@ function inflated(response) {
 }
 
 export class Server {
-  constructor() {
-    this.key = "";
-    this.models = [];
-    this.model = null;
-    this.known = new Map();
-    this.asked = new Map(); // what was asked since the place was opened: [path, body] by their text
-  }
+  key = "";
+  models = [];
+  model = null;
+  known = new Map();
+  asked = new Map(); // what was asked since the place was opened: [path, body] by their text
 
   headers() {
     const key = this.key ? { Authorization: `Bearer ${this.key}` } : {};
@@ -50,6 +48,10 @@ export class Server {
     throw new Refusal(response.status, found?.error?.message ?? `The server answered ${response.status}.`);
   }
 
+  async json(path, body, signal) {
+    return (await this.ask(path, body, signal)).json();
+  }
+
   note(path, body) {
     const key = JSON.stringify([path, body]);
     this.asked.delete(key);
@@ -59,7 +61,7 @@ export class Server {
 
   // The models that answer; the first is chosen. A Refusal of status 401 asks for a key.
   async open() {
-    const { data } = await (await this.ask("v1/models")).json();
+    const { data } = await this.json("v1/models");
     this.models = data;
     this.model = data.find((one) => one.id === this.model?.id) ?? data[0];
   }
@@ -118,9 +120,8 @@ export class Server {
   // The same request for a shell. The key is read from the environment there, and never written here.
   curl(path, body) {
     const bearer = this.key ? ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' : "";
-    if (body === undefined) return `curl ${new URL(path, document.baseURI)}${bearer}`;
-    const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-    return `curl ${new URL(path, document.baseURI)}${bearer} -H "Content-Type: application/json" -d '${quoted}'`;
+    const given = body === undefined ? "" : ` -H "Content-Type: application/json" -d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`;
+    return `curl ${new URL(path, document.baseURI)}${bearer}${given}`;
   }
 
   // The same request in Python, with what it comes with alone.

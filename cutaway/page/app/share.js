@@ -3,28 +3,26 @@
 import { saveFile } from "../charts/picture.js";
 import { button, make, remark } from "../elements.js";
 import { copying } from "../charts/figure.js";
+import { Place } from "./place.js";
 
 const SHOWN = 24; // requests that are listed
 
-export class Share {
-  constructor(shell) {
-    this.shell = shell;
-    this.list = make("div.share-list");
-    this.whole = make("details.share", { toggle: () => this.whole.open && this.draw(), keydown: (event) => {
-      if (event.key !== "Escape" || !this.whole.open) return;
-      event.stopPropagation();
-      this.whole.open = false;
-      this.whole.firstChild.focus();
-    } }, make("summary.small", "Share"), this.list);
-  }
+export class Share extends Place {
+  list = make("div.share-list");
+  whole = make("details.share", { toggle: () => this.whole.open && this.draw(), keydown: (event) => {
+    if (event.key !== "Escape" || !this.whole.open) return;
+    event.stopPropagation();
+    this.whole.open = false;
+    this.whole.firstChild.focus();
+  } }, make("summary.small", "Share"), this.list);
 
   draw() {
-    const { server } = this.shell;
+    const { server } = this;
     const asked = [...server.asked.values()].reverse().slice(0, SHOWN);
     this.list.replaceChildren(
       make("p.buttons", copying("Copy link", () => new URL(this.shell.link(), location.href.replace(/#.*$/s, "")).href),
         button("Save view as HTML", () => this.file()),
-        this.shell.place === "inside" && this.shell.traced.page ? button("Save as interactive HTML", (event) => this.interactive(event.target)) : null),
+        this.shell.place === "inside" && this.shell.places.inside.page ? button("Save as interactive HTML", (event) => this.interactive(event.target)) : null),
       remark("A link holds the view, and no key. Charts have their own SVG, PNG and CSV."),
       make("h3", "The requests of this view"),
       asked.length ? make("ul", asked.map(([path, body]) => make("li", make("code", body === undefined ? `GET /${path}` : `POST /${path}`),
@@ -52,31 +50,29 @@ export class Share {
       { name: "viewport", content: "width=device-width, initial-scale=1" }].map((one) => make("meta", one));
     const style = `${(await this.styles()).join("\n")}\nbody { display: block; height: auto; } #place { overflow: visible; } .layer .picture { position: absolute; top: 0; left: 0; } .ramp .picture { width: 180px; height: 10px; }`;
     head.head.prepend(charset, policy, width);
-    head.body.append(copy, make("footer.training", remark(`Saved from Cutaway: ${this.shell.server.model.id}. A recording; nothing here runs.`)));
+    head.body.append(copy, make("footer.training", remark(`Saved from Cutaway: ${this.server.model.id}. A recording; nothing here runs.`)));
     const text = new XMLSerializer().serializeToString(head.documentElement);
     saveFile("view.html", "text/html", `<!doctype html>\n${text.replace("</head>", () => `<style>${style}</style></head>`)}`);
   }
 
   styles() {
     const sheets = [...document.querySelectorAll("link[rel='stylesheet']")].map((one) => one.getAttribute("href"));
-    return Promise.all(sheets.map(async (href) => (await this.shell.server.ask(href)).text()));
+    return Promise.all(sheets.map(async (href) => (await this.server.ask(href)).text()));
   }
 
   // Inside as the file that `cutaway explain --html` writes: its trace is asked for once more, and put into the page's own document.
   async interactive(target) {
     target.disabled = true;
-    try {
-      const { server, traced } = this.shell;
-      const [page, data] = await Promise.all([server.ask("page/explain.html"), server.ask("v1/trace", { ...traced.request, model: traced.request.model ?? server.model.id, format: "page" })]);
-      const bytes = new Uint8Array(await data.arrayBuffer());
-      let text = "";
-      for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
-      saveFile("inside.html", "text/html", (await page.text()).replace(/(<script[^>]*id="data">)(?=<)/, (tag) => tag + btoa(text)));
-    } catch (error) {
-      const place = make("div");
-      this.list.append(place);
-      this.shell.failed(error, place);
-    }
+    const place = this.list.appendChild(make("div"));
+    await this.tries(place, async () => {
+      const { request } = this.shell.places.inside;
+      const [page, data] = await Promise.all([this.server.ask("page/explain.html"), this.server.ask("v1/trace", { model: this.server.model.id, ...request, format: "page" })]);
+      const reader = new FileReader();
+      reader.readAsDataURL(await data.blob());
+      await new Promise((done) => { reader.onloadend = done; });
+      const [, base64] = reader.result.split(",");
+      saveFile("inside.html", "text/html", (await page.text()).replace(/(<script[^>]*id="data">)(?=<)/, (tag) => tag + base64));
+    });
     target.disabled = false;
   }
 }

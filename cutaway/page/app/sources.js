@@ -17,9 +17,9 @@ export function conversation({ runs, tokens }, chosen, choose) {
     if (one.source === "template" || !one.text.trim()) return make("span", attributes, readable(one.text));
     const span = { ...one, ...within(offsets, one) };
     return button(readable(one.text), () => choose(span), { ...attributes, "aria-pressed": span.first === chosen?.first && span.last === chosen?.last,
-      "aria-label": `${one.source}: ${one.text.trim().slice(0, 200)}` });
+      label: `${one.source}: ${one.text.trim().slice(0, 200)}` });
   });
-  return make("div.conversation", { role: "group", "aria-label": "What the model reads" }, parts);
+  return make("div.conversation", { role: "group", label: "What the model reads" }, parts);
 }
 
 // The last line that a tool wrote, else the user: where an injected one is.

@@ -1,6 +1,7 @@
 // Tours: guess, change one thing, see what follows. A step is data: an address, a sentence, and how it is known to be done.
 
 import { button, make, remark } from "../elements.js";
+import { Place } from "./place.js";
 
 const LOOK = 250; // milliseconds between looks at whether a step is done
 
@@ -25,25 +26,17 @@ export function holds(done, before) {
   return done.above === undefined ? Number(value) < done.below : Number(value) > done.above;
 }
 
-export class Tours {
-  // bar: where a step is shown, beside every view.
-  constructor(shell, bar) {
-    this.shell = shell;
-    this.bar = bar;
-    this.taken = new Set();
-    this.whole = make("div.training.tours");
-  }
+export class Tours extends Place {
+  taken = new Set();
+  whole = make("div.training.tours");
+  bar = document.getElementById("tour"); // where a step is shown, beside every view
 
   async show() {
-    try {
-      this.all ??= await (await this.shell.server.ask("page/app/tours.json")).json();
-    } catch (error) {
-      return this.shell.failed(error, this.whole);
-    }
+    this.all ??= await this.tries(this.whole, () => this.server.json("page/app/tours.json"));
+    if (!this.all) return;
     this.whole.replaceChildren(make("div", make("h2", "Tours"), make("p.about", "Guess, change one thing, see what follows. Each takes two minutes, on your own model, and belongs to a chapter of the course.")),
       make("ol.tour-list", this.all.map((tour) => make("li", make("h3", tour.title), remark(this.taken.has(tour.id) ? "✓ taken. " : "", `Chapter ${tour.chapter}`),
-        button("Start", () => this.start(tour), { "aria-label": `Start: ${tour.title}` })))));
-    return null;
+        button("Start", () => this.start(tour), { label: `Start: ${tour.title}` })))));
   }
 
   start(tour) {
@@ -55,6 +48,7 @@ export class Tours {
     clearInterval(this.looking);
     this.tour = null;
     this.bar.hidden = true;
+    document.getElementById("place").focus();
   }
 
   step() {
@@ -89,11 +83,11 @@ export class Tours {
     const answer = this.chosen === null ? null : this.chosen === right ? "That is right." : `It is: ${choices[right]}.`;
     this.bar.hidden = false;
     this.bar.replaceChildren(
-      make("p.tour-title", make("span.step", `${title} · ${this.at + 1} of ${steps.length}`), button("×", () => this.leave(), { "aria-label": "Leave the tour" })),
+      make("p.tour-title", make("span.step", `${title} · ${this.at + 1} of ${steps.length}`), button("×", () => this.leave(), { label: "Leave the tour" })),
       make("p.tour-say", { tabindex: "-1" }, steps[this.at].done ? make("span", { class: done ? "good" : "quiet", "aria-hidden": "true" }, done ? "✓ " : "○ ") : "", say),
-      make("p.buttons", { role: "group", "aria-label": "Your guess" }, ...(choices ?? []).map((text, i) => button(text, () => choose(i), { class: i === this.chosen ? "small chosen-guess" : "small", "aria-pressed": i === this.chosen })),
+      make("p.buttons", { role: "group", label: "Your guess" }, ...(choices ?? []).map((text, i) => button(text, () => choose(i), { class: i === this.chosen ? "small chosen-guess" : "small", "aria-pressed": i === this.chosen })),
       answer ? make("span.quiet", { role: "status" }, answer) : null,
-      last ? make("span.quiet", "More in chapter ", String(chapter), ": ", make("code", `cutaway course start ${chapter}`)) : null,
+      last ? make("span.quiet", "More in chapter ", chapter, ": ", make("code", `cutaway course start ${chapter}`)) : null,
       this.at ? button("Back", () => this.move(-1)) : null,
       last ? button("All tours", () => { this.leave(); location.hash = "tours"; }, { class: "small primary" })
         : button("Next", () => this.move(1), { class: "small primary", disabled: !done })));

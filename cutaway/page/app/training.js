@@ -4,6 +4,7 @@ import { plot } from "../charts/plot.js";
 import { brief } from "../charts/scales.js";
 import { button, count, decoded, fixed, make, marked, problem, remark, scrolling, table } from "../elements.js";
 import { Checkpoints } from "./checkpoints.js";
+import { Place } from "./place.js";
 import { samples } from "./samples.js";
 import { instead } from "./server.js";
 
@@ -17,22 +18,15 @@ const TITLES = { // of curves that belong into one chart: [title, unit]
 const FIRST = ["loss", "reward", "accuracy", "completion_length", "induction"];
 const HELD_OUT = "validation_";
 
-export class Training {
-  constructor(shell) {
-    this.shell = shell;
-    this.chosen = [];
-    this.drawn = "";
-    this.list = make("div");
-    this.note = problem("", { hidden: true });
-    this.curves = make("div.stack");
-    this.written = make("div.stack");
-    this.checkpoints = new Checkpoints(shell, { step: () => this.write(), address: () => this.address() });
-    this.whole = make("div.training", this.list, this.note, this.curves, this.checkpoints.whole, this.written);
-  }
-
-  get server() {
-    return this.shell.server;
-  }
+export class Training extends Place {
+  chosen = [];
+  drawn = "";
+  list = make("div");
+  note = problem("", { hidden: true });
+  curves = make("div.stack");
+  written = make("div.stack");
+  checkpoints = new Checkpoints(this.shell);
+  whole = make("div.training", this.list, this.note, this.curves, this.checkpoints.whole, this.written);
 
   // rest: of the address: runs with commas between, a step and the sentence.
   async show(rest) {
@@ -55,12 +49,18 @@ export class Training {
     history.replaceState(null, "", `#training/${parts.join("/").replace(/\/+$/, "")}`);
   }
 
+  // Another checkpoint is chosen.
+  stepped() {
+    this.address();
+    this.write();
+  }
+
   // Looks again while the place is open, so that what trains is seen to.
   async look() {
     clearTimeout(this.waiting);
     const { signal } = this.looking = instead(this.looking);
     try {
-      const { data, served } = await (await this.server.ask("v1/runs", undefined, signal)).json();
+      const { data, served } = await this.server.json("v1/runs", undefined, signal);
       this.note.hidden = true;
       this.runs = data;
       if (!data.length) return this.empty(served);
@@ -93,11 +93,11 @@ export class Training {
         this.choose(add ? [...rest, one.id].slice(-MOST) : rest.length ? rest : [one.id]);
       };
       const box = make("input", { type: "checkbox", checked: this.chosen.includes(one.id), "data-run": `draw ${one.id}`,
-        "aria-label": `Draw ${one.id}`, change: (event) => pick(event.target.checked) });
+        label: `Draw ${one.id}`, change: (event) => pick(event.target.checked) });
       const open = button(one.id, () => this.choose([one.id]), { class: "link", "data-run": `open ${one.id}` });
       return marked(this.chosen.includes(one.id) ? "chosen" : null, [box, make("span.run-name", open, arms(one, (id) => this.experiment(id))),
         `${one.objective}${one.adapter ? `, ${one.adapter}` : ""}`, make(`span.state.${one.state}`, one.state), `${count(one.step)}${one.steps ? ` of ${count(one.steps)}` : ""}`,
-        one.loss === null ? "" : fixed(one.loss, 3), one.error ? make("span.bad", one.error) : String(one.checkpoints.length)]);
+        one.loss === null ? "" : fixed(one.loss, 3), one.error ? make("span.bad", one.error) : one.checkpoints.length]);
     });
     this.list.replaceChildren(scrolling("Runs", table("Training runs", ["", "run", "objective", "state", ["step"], ["loss"], ["checkpoints"]], rows)));
     if (held) [...this.list.querySelectorAll("[data-run]")].find((one) => one.dataset.run === held)?.focus();
@@ -121,7 +121,7 @@ export class Training {
     const chosen = this.chosen.map((id) => this.runs.find((one) => one.id === id));
     const state = JSON.stringify(chosen.map((one) => [one.id, one.step, one.checkpoints]));
     if (state === this.drawn) return;
-    const { data } = await (await this.server.ask("v1/runs/curves", { runs: this.chosen }, signal)).json();
+    const { data } = await this.server.json("v1/runs/curves", { runs: this.chosen }, signal);
     const groups = grouped(data, this.chosen);
     const charts = (list) => make("div.charts", list.map(chart));
     const [first, rest] = [true, false].map((is) => groups.filter(({ name }) => FIRST.includes(name) === is));
@@ -144,7 +144,7 @@ export class Training {
 }
 
 function arms({ experiment }, draw) {
-  return experiment === null ? null : button("all arms", () => draw(experiment), { class: "link quiet", "aria-label": `Draw the arms of ${experiment}` });
+  return experiment === null ? null : button("all arms", () => draw(experiment), { class: "link quiet", label: `Draw the arms of ${experiment}` });
 }
 
 // Curves of one kind of all runs: [{name, series}], those of the training rows beside the held-out ones.

@@ -1,24 +1,22 @@
 // The answers to one question as a tree: what they share is written once, and each branch has its joint probability.
 
+import { shared } from "./answer.js";
 import { saveFile } from "../charts/picture.js";
 import { palette } from "../colours.js";
 import { bar, button, draw, drawn, make, percent, readable, remark, total } from "../elements.js";
 import { tens } from "../charts/scales.js";
+import { Place } from "./place.js";
 
 const SHOWN = 220; // letters of a branch's text
 const [WIDE, HIGH, GAP, WORDS] = [250, 58, 14, 32]; // of a branch in the drawing, and letters in a line of it
 
-export class Tree {
-  constructor(shell) {
-    this.shell = shell;
-    this.turn = null;
-    this.chosen = null; // the selected branch, as below
-    this.folded = new Set(); // branches, by the ids up to their first token
-    this.whole = make("div.tree-place");
-  }
+export class Tree extends Place {
+  chosen = null; // the selected branch, as below
+  folded = new Set(); // branches, by the ids up to their first token
+  whole = make("div.tree-place");
 
-  show(turn = this.turn ?? this.shell.chat.turns.at(-1)) {
-    this.turn = turn;
+  show() {
+    const turn = this.turn ??= this.shell.places.chat.turns.at(-1);
     if (!turn) {
       this.whole.replaceChildren(make("div.empty",
         make("p.sentence", "Every other token an answer could have gone on with is a branch."),
@@ -27,7 +25,7 @@ export class Tree {
     }
     const root = treeOf(turn.versions.map((one) => one.answer));
     const { length, mass } = explored(turn.versions.map((one) => one.answer));
-    const list = make("ul.tree", { role: "tree", "aria-label": `Answers to ${turn.user}`, keydown: (event) => this.key(event) }, this.item(root, 1));
+    const list = make("ul.tree", { role: "tree", label: `Answers to ${turn.user}`, keydown: (event) => this.key(event) }, this.item(root, 1));
     const held = this.whole.contains(document.activeElement) ? document.activeElement.dataset.path : null;
     const save = (name, type, text) => button(`Save as ${name.toUpperCase()}`, () => saveFile(`answers.${name}`, type, text()));
     this.whole.replaceChildren(
@@ -53,7 +51,7 @@ export class Tree {
     const item = make("li", {
       role: "treeitem", "aria-level": level, tabindex: "-1", "aria-selected": path === this.chosen, "data-path": path,
       ...(group ? { "aria-expanded": !this.folded.has(path) } : {}),
-      "aria-label": `${text.slice(0, SHOWN)}, probability ${percent(node.chance)} here, ${small(node.joint)} together`,
+      label: `${text.slice(0, SHOWN)}, probability ${percent(node.chance)} here, ${small(node.joint)} together`,
     }, make("div.branch", { click: () => this.select(item) },
       make("p.branch-text", level === 1 ? null : make("bdi.word.strong", drawn(node.tokens[0].text)),
         readable((level === 1 ? text : textOf(node.tokens.slice(1))).slice(0, SHOWN)), text.length > SHOWN ? "…" : ""),
@@ -68,12 +66,12 @@ export class Tree {
   select(item) {
     this.whole.querySelectorAll("[role='treeitem']").forEach((one) => {
       one.tabIndex = one === item ? 0 : -1;
-      one.setAttribute("aria-selected", String(one === item));
+      one.setAttribute("aria-selected", one === item);
     });
     item.focus();
     this.chosen = item.dataset.path;
     const { answer, from } = item.node;
-    this.shell.chat.open(this.turn, answer, from);
+    this.shell.places.chat.open(this.turn, answer, from);
   }
 
   key(event) {
@@ -83,7 +81,7 @@ export class Tree {
     const open = now?.getAttribute("aria-expanded");
     const above = now?.parentElement.closest("[role='treeitem']");
     const fold = (to) => {
-      now.setAttribute("aria-expanded", String(to));
+      now.setAttribute("aria-expanded", to);
       if (to) this.folded.delete(now.dataset.path);
       else this.folded.add(now.dataset.path);
     };
@@ -134,11 +132,7 @@ export function treeOf(answers, from = 0, before = 0) {
 
 // The probability that an answer begins as one of these, up to the first token after the deepest fork.
 export function explored(answers) {
-  const forks = answers.flatMap((one, i) => answers.slice(0, i).map((other) => {
-    let at = 0;
-    while (at < Math.min(one.tokens.length, other.tokens.length) && one.tokens[at].id === other.tokens[at].id) at += 1;
-    return at;
-  }));
+  const forks = answers.flatMap((one, i) => answers.slice(0, i).map((other) => shared(one, other)));
   const length = Math.max(0, ...forks) + 1;
   const starts = new Map(answers.map((one) => [one.ids(length).join(), one.tokens.slice(0, length)]));
   const mass = total([...starts.values()].map((tokens) => Math.exp(logprobOf(tokens))));

@@ -1,7 +1,7 @@
 // A question with its answers: versions that go on from another token, and beside one what the same seed answers
 // with edits, or by another model. The first token in which two differ is marked, and what edits changed is measured.
 
-import { button, make, problem, readable, status } from "../elements.js";
+import { button, make, problem, readable, status, times } from "../elements.js";
 import { plot } from "../charts/plot.js";
 import { Answer, firstDifference } from "./answer.js";
 import { instead } from "./server.js";
@@ -10,15 +10,16 @@ const ENDED = { length: "The longest answer is reached.", content_filter: "Stopp
 const AT_ONCE = 48; // tokens whose divergence is asked in one request
 
 export class Turn {
-  // chat: {open(turn, answer, index), copies(answer) -> buttons, server, tree(turn)}; messages: up to the question, with it.
+  versions = [];
+  at = 0;
+  trouble = problem("", { hidden: true });
+  whole = make("article.turn");
+
+  // chat: {open(turn, answer, index), copies(answer) -> buttons, server, shell}; messages: up to the question, with it.
   constructor(chat, user, messages) {
     this.chat = chat;
     this.user = user;
     this.messages = messages;
-    this.versions = [];
-    this.at = 0;
-    this.trouble = problem("", { hidden: true });
-    this.whole = make("article.turn");
   }
 
   get shown() {
@@ -90,7 +91,7 @@ export class Turn {
     const kl = [];
     try {
       for (let i = 0; i <= last; i += AT_ONCE) {
-        const positions = Array.from({ length: Math.min(AT_ONCE, last + 1 - i) }, (_, j) => first + i + j);
+        const positions = times(Math.min(AT_ONCE, last + 1 - i), (j) => first + i + j);
         kl.push(...(await this.chat.server.about("v1/divergence", { ...body, positions }, stop.signal)).kl);
       }
     } catch (error) {
@@ -103,7 +104,7 @@ export class Turn {
     version.chart.replaceChildren(plot({
       title: edits ? "What the edits change at each token" : "What the adapter changes at each token",
       note: "KL divergence of the next token’s distribution. From the first difference on the texts are others, and it is not defined.",
-      x: { title: "token", low: 1, high: Math.max(2, kl.length) },
+      x: { title: "token", low: 1, high: Math.max(2, kl.length), whole: true },
       y: { title: "KL divergence", unit: "nats", low: 0 },
       series: [{ name: "KL divergence", line: true, x: kl.map((_, i) => i + 1), y: kl }],
     }));
@@ -115,7 +116,7 @@ export class Turn {
     const step = (by) => button(by < 0 ? "‹" : "›", () => {
         this.at += by;
         this.show();
-      }, { disabled: this.at + by < 0 || this.at + by >= many, "aria-label": by < 0 ? "The version before" : "The version after" });
+      }, { disabled: this.at + by < 0 || this.at + by >= many, label: by < 0 ? "The version before" : "The version after" });
     const column = (one) => make("div.column", make("p.column-name", one.name), one.whole, this.under(one));
     this.whole.replaceChildren(
       make("p.user", readable(this.user)),
@@ -123,7 +124,7 @@ export class Turn {
       ...(beside ? [note, chart] : [this.under(answer)]),
       many > 1 ? make("p.under-answer.quiet",
         make("span.versions", step(-1), ` ${this.at + 1} of ${many} `, step(1)),
-        button("Tree of answers", () => this.chat.tree(this))) : "",
+        button("Tree of answers", () => this.chat.shell.tree(this))) : "",
       this.trouble);
     this.whole.classList.toggle("paired", Boolean(beside));
   }

@@ -56,7 +56,7 @@ function writers({ writers: found }, answer, edit) {
   const text = (at) => (at < answer.prompt.length ? null : answer.tokens[at - answer.prompt.length].token);
   const about = (one) => {
     if (one.head === null) {
-      return one.neurons.slice(0, 1).map(({ neuron }) => button(`neuron ${neuron}`, () => edit({ part: "neuron", layer: one.layer, unit: neuron }), { "aria-label": `Switch off neuron ${one.layer}.${neuron}, its largest` }))[0] ?? "";
+      return one.neurons.slice(0, 1).map(({ neuron }) => button(`neuron ${neuron}`, () => edit({ part: "neuron", layer: one.layer, unit: neuron }), { label: `Switch off neuron ${one.layer}.${neuron}, its largest` }))[0] ?? "";
     }
     const [first] = one.attends_to;
     if (!first) return "recurrent";
@@ -66,7 +66,7 @@ function writers({ writers: found }, answer, edit) {
   const rows = found.slice(0, LISTED).map((one) => [
     nameOf(one), signed(one.logits), about(one),
     button("Off", () => edit(one.head === null
-      ? { part: "mlp", layer: one.layer } : { part: "head", layer: one.layer, unit: one.head }), { "aria-label": `Switch off ${nameOf(one)}` }),
+      ? { part: "mlp", layer: one.layer } : { part: "head", layer: one.layer, unit: one.head }), { label: `Switch off ${nameOf(one)}` }),
   ]);
   return table("The parts that wrote most", ["part", ["logits"], "attends to, or neuron", [""]], rows);
 }

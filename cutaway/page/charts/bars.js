@@ -12,7 +12,7 @@ export function bars(spec) {
   const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
   const box = make("div.plot", {
     tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
-    "aria-label": `${titled(spec.axis)} by ${spec.group}`, "aria-describedby": readout.id,
+    label: `${titled(spec.axis)} by ${spec.group}`, "aria-describedby": readout.id,
   });
   const stops = spec.groups.flatMap((_, g) => spec.series.map((_, s) => [g, s]));
   const view = { at: null, rows: [] };

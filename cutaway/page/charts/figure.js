@@ -17,7 +17,7 @@ export function figure(spec, { legend = null, drawing = null, readout = null, da
   show();
   const toggle = drawing === null ? null : button("Table", () => {
     listing.hidden = !listing.hidden;
-    toggle.setAttribute("aria-expanded", String(!listing.hidden));
+    toggle.setAttribute("aria-expanded", !listing.hidden);
     show();
   }, { "aria-expanded": "false" });
   return make("figure.chart", { "aria-labelledby": title },
@@ -30,8 +30,8 @@ function pictures(title, drawing) {
   const name = (kind) => `${title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}.${kind}`;
   const vector = () => drawing.querySelector("svg");
   return drawing === null ? [] : [
-    drawing.classList.contains("plot") ? button("SVG", () => saveFile(name("svg"), "image/svg+xml", svgText(title, vector())), { "aria-label": `Save ${title} as SVG` }) : null,
-    button("PNG", async () => saveFile(name("png"), "image/png", await png(title, vector(), drawing.querySelector("canvas"))), { "aria-label": `Save ${title} as PNG` }),
+    drawing.classList.contains("plot") ? button("SVG", () => saveFile(name("svg"), "image/svg+xml", svgText(title, vector())), { label: `Save ${title} as SVG` }) : null,
+    button("PNG", async () => saveFile(name("png"), "image/png", await png(title, vector(), drawing.querySelector("canvas"))), { label: `Save ${title} as PNG` }),
   ];
 }
 

@@ -13,7 +13,17 @@ export function plot(spec) {
   const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
   const box = make("div.plot", {
     tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
-    "aria-label": `${titled(spec.y)} against ${titled(spec.x)}`, "aria-describedby": readout.id,
+    label: `${titled(spec.y)} against ${titled(spec.x)}`, "aria-describedby": readout.id,
+    pointermove: (event) => go(nearest(spec, view.frame, stops, event, box)),
+    pointerleave: () => go(null),
+    blur: () => go(null),
+    focus: () => box.matches(":focus-visible") && go(stops.length - 1),
+    keydown(event) {
+      const now = view.at ?? stops.length - 1;
+      const page = Math.max(1, Math.round(stops.length / 10));
+      const to = stepped(event, now, stops.length - 1, { PageUp: now + page, PageDown: now - page });
+      if (to !== null) go(to);
+    },
   });
   const stops = stopsOf(spec);
   const view = { at: null, frame: null };
@@ -37,16 +47,6 @@ export function plot(spec) {
     point();
     if (to === null) readout.textContent = "";
   };
-  box.addEventListener("pointermove", (event) => go(nearest(spec, view.frame, stops, event, box)));
-  box.addEventListener("pointerleave", () => go(null));
-  box.addEventListener("blur", () => go(null));
-  box.addEventListener("focus", () => box.matches(":focus-visible") && go(stops.length - 1));
-  box.addEventListener("keydown", (event) => {
-    const now = view.at ?? stops.length - 1;
-    const page = Math.max(1, Math.round(stops.length / 10));
-    const to = stepped(event, now, stops.length - 1, { PageUp: now + page, PageDown: now - page });
-    if (to !== null) go(to);
-  });
   fitted(box, redraw);
   return figure(spec, { legend, drawing: box, readout, data: () => dataOf(spec) });
 }
@@ -178,21 +178,20 @@ function spread(ends, gap, low, high) {
   for (const one of ends) one.y = Math.max(low, one.y);
 }
 
-// Labels of points, where there is room: those that would cover another are under the cursor alone.
+// Labels of points, where there is room beside them: those that would cover another or a point are under the cursor alone.
 function pointNames(spec, frame) {
-  const taken = [];
-  const out = [];
-  spec.series.forEach((series) => series.labels?.forEach((label, k) => {
-    if (series.x[k] === null || series.y[k] === null) return;
-    const [x, y, width] = [frame.x(series.x[k]), frame.y(series.y[k]), textWidth(label)];
-    const flipped = x + width + 9 > frame.width;
-    const from = flipped ? x - width - 9 : x + 9;
-    const box = [from, y - 9, from + width, y + 7];
-    if (from < frame.left || taken.some((one) => one[0] < box[2] && box[0] < one[2] && one[1] < box[3] && box[1] < one[3])) return;
-    taken.push(box, [x - 5, y - 5, x + 5, y + 5]);
-    out.push(draw("text.label.halo", { x: from, y: y + 4 }, label));
-  }));
-  return out;
+  const points = spec.series.flatMap(({ x, y, labels }) => (labels ?? []).map((label, k) => ({ label, x: frame.x(x[k]), y: frame.y(y[k]), known: x[k] !== null && y[k] !== null })))
+    .filter(({ known }) => known);
+  const taken = points.map(({ x, y }) => [x - 5, y - 5, x + 5, y + 5]);
+  const free = ([left, top, right, bottom]) => left >= frame.left && right <= frame.width
+    && !taken.some((one) => one[0] < right && left < one[2] && one[1] < bottom && top < one[3]);
+  return points.map(({ label, x, y }) => {
+    const width = textWidth(label);
+    const box = [x + 9, x - width - 9].map((from) => [from, y - 9, from + width, y + 7]).find(free);
+    if (!box) return null;
+    taken.push(box);
+    return draw("text.label.halo", { x: box[0], y: y + 4 }, label);
+  }).filter(Boolean);
 }
 
 function nearest(spec, frame, stops, event, box) {

@@ -112,7 +112,7 @@ function weightTag({ explanation, layer, head }) {
 
 function oneHead(state) {
   const { explanation } = state;
-  const about = (weight) => (explanation.isDetailed(state.layer, state.head) ? percent(weight) : `about ${Math.round(weight * 100)}%`);
+  const about = (weight) => (state.detailed ? percent(weight) : `about ${Math.round(weight * 100)}%`);
   let key = null;
   let rows = [];
   const weights = (q) => {
@@ -129,7 +129,7 @@ function oneHead(state) {
     ...explanation.tokenColumns,
     size: { left: explanation.length > 40 ? 84 : 96, top: 74, slant: true, width: [3, 48], tall: 720 },
     colour: (r, c) => (c <= r ? shade(weights(r)[c]) : null),
-    say: (r, c) => (explanation.attention[state.layer].recurrent ? RECURRENT : c <= r
+    say: (r, c) => (state.attention.recurrent ? RECURRENT : c <= r
       ? `Attention weight of ${explanation.shown(r)} for ${c === r ? "itself" : explanation.shown(c)}: ${about(weights(r)[c])}`
       : `${explanation.shown(r)} does not attend to ${explanation.shown(c)}, which comes later`),
     pick: (r, c) => state.set({ token: r, source: c }),
@@ -139,8 +139,8 @@ function oneHead(state) {
 
 function weightsOf(state) {
   const { explanation } = state;
-  if (explanation.attention[state.layer].recurrent) return [remark(RECURRENT)];
-  const exact = explanation.isDetailed(state.layer, state.head);
+  if (state.attention.recurrent) return [remark(RECURRENT)];
+  const exact = state.detailed;
   const weights = [...explanation.weights(state.layer, state.head, state.token).entries()];
   const best = weights.sort((a, b) => b[1] - a[1]).slice(0, 8);
   const rows = best.map(([s, weight]) => marked("row",

@@ -39,7 +39,7 @@ export function strip(page) {
     const chips = explanation.tokens.map((_, t) => make("button", {
       type: "button", class: "chip", "data-t": t, tabindex: "-1", click: () => state.set({ token: t }),
     }, make("bdi", ...spaced(explanation.tokenText(t)))));
-    const line = make("div.chips", { role: "toolbar", "aria-label": `Tokens of ${ending(drawnText(explanation.text))}`, "data-explanation": state.index }, chips);
+    const line = make("div.chips", { role: "toolbar", label: `Tokens of ${ending(drawnText(explanation.text))}`, "data-explanation": state.index }, chips);
     roving(line);
     let selected = null;
     const update = () => {
@@ -71,7 +71,7 @@ export function views(page, topics = {}) {
     });
     return make("section", { id: name, "aria-labelledby": `title-${name}` },
       make("div.intro",
-        make("h2", { id: `title-${name}` }, make("span.step", { "aria-hidden": "true" }, String(i + 1)), view.title),
+        make("h2", { id: `title-${name}` }, make("span.step", { "aria-hidden": "true" }, i + 1), view.title),
         make("p.about", view.about(page.data.explanations[0]))),
       make("div.panels", panels));
   })];

@@ -1,6 +1,6 @@
 // Selects of a layer, a head or a token: each follows what is selected by itself.
 
-import { drawn, make, options, select } from "../elements.js";
+import { drawn, make, options, select, times } from "../elements.js";
 
 // key: the part of the state that is chosen; texts(): its choices.
 export function chooserOf(state, name, key, texts) {
@@ -9,7 +9,7 @@ export function chooserOf(state, name, key, texts) {
   return whole;
 }
 
-const numbers = (length) => Array.from({ length }, (_, i) => String(i));
+const numbers = (length) => times(length, (i) => i);
 
 export function layerChooser(state) {
   return chooserOf(state, "layer", "layer", () => numbers(state.explanation.layers));

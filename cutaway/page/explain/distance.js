@@ -2,8 +2,8 @@
 
 import { brief } from "../charts/scales.js";
 import { plot } from "../charts/plot.js";
-import { LIVE, fixed, make, options, select, slider, tag, tokenOf } from "../elements.js";
-import { unrotated } from "./rope.js";
+import { LIVE, fixed, make, options, select, slider, tag, times, tokenOf } from "../elements.js";
+import { missing, unrotated } from "./rope.js";
 
 const POINTS = 320;
 const SCALINGS = ["none", "linear (position interpolation)", "NTK-aware", "YaRN"];
@@ -37,14 +37,13 @@ function build(state) {
       make("div", make("h3", "Rotation"), base.whole, scaling.whole, factor.whole, reach.whole)), curve);
   let for_ = null;
   const update = () => {
-    const facts = explanation.attention[state.layer].rope;
-    const possible = facts !== null && explanation.isDetailed(state.layer, state.head);
-    shown.hidden = !possible;
-    none.hidden = possible;
-    none.textContent = facts === null ? "This layer has no RoPE." : `The page does not keep head ${state.layer}.${state.head} in detail.`;
-    if (!possible) return;
-    if (for_ !== `${state.token}.${state.source}.${state.layer}.${state.head}`) {
-      for_ = `${state.token}.${state.source}.${state.layer}.${state.head}`;
+    none.textContent = missing(state);
+    shown.hidden = !(none.hidden = !none.textContent);
+    if (shown.hidden) return;
+    const facts = state.attention.rope;
+    const what = [state.token, state.source, state.layer, state.head].join();
+    if (for_ !== what) {
+      for_ = what;
       Object.assign(moved, { query: state.token, key: state.source });
       if (facts.base !== moved.own) Object.assign(moved, { own: facts.base, base: facts.base });
     }
@@ -58,11 +57,11 @@ function build(state) {
     draw();
   };
   function draw() {
-    const { rope: facts, scale } = explanation.attention[state.layer];
+    const { rope: facts, scale } = state.attention;
     const pairs = unrotated(state);
     const changed = frequencies({ ...facts, base: moved.base }, SCALINGS[moved.scaling], moved.factor, explanation.context);
     const far = Math.round(10 ** moved.reach);
-    const at = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.round((i * far) / (POINTS - 1))))];
+    const at = [...new Set(times(POINTS, (i) => Math.round((i * far) / (POINTS - 1))))];
     const sharper = SCALINGS[moved.scaling] === "YaRN" ? 0.1 * Math.log(moved.factor) + 1 : 1;
     const line = (name, rates, magnitude) => ({ name, line: true, x: at, y: at.map((d) => scoreAt(pairs, rates, d) * scale * magnitude ** 2) });
     const apart = moved.query - moved.key;
@@ -90,7 +89,7 @@ export function scoreAt({ rest, pairs }, radians, apart) {
 // Radians a token of each pair (cutaway/position/scaling.py has the same formulas).
 export function frequencies({ base, radians }, scaling, factor, original) {
   const n = radians.length;
-  const plain = Array.from({ length: n }, (_, i) => base ** (-i / n));
+  const plain = times(n, (i) => base ** (-i / n));
   if (scaling.startsWith("linear")) return plain.map((one) => one / factor);
   if (scaling === "NTK-aware") return plain.map((one, i) => one * factor ** -(n > 1 ? i / (n - 1) : 0));
   if (scaling !== "YaRN") return plain;

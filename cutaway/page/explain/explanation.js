@@ -1,6 +1,6 @@
 // What the model did with one text. Reads the page's block of data; every number on the page comes from here.
 
-import { drawn } from "../elements.js";
+import { drawn, times } from "../elements.js";
 
 const TYPES = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array, i1: Int8Array };
 
@@ -130,7 +130,7 @@ class Explanation {
   // A query's attention weights: exact for a detailed head, as kept for another.
   weights(layer, head, q) {
     if (this.isDetailed(layer, head)) return this.softmax(layer, head, q).weights;
-    return Array.from({ length: q + 1 }, (_, s) => this.keptWeight(layer, head, q, s));
+    return times(q + 1, (s) => this.keptWeight(layer, head, q, s));
   }
 }
 

@@ -1,7 +1,7 @@
 // The lenses: the likeliest token after every block, at every position, by the lens that is chosen.
 
 import { palette, shade } from "../colours.js";
-import { drawn, make, options, percent, scrolling, select, table, tokenOf, word } from "../elements.js";
+import { drawn, make, options, percent, scrolling, select, table, times, tokenOf, word } from "../elements.js";
 import { PARTS, heat } from "../heat.js";
 
 const FAINT = 120; // of 255: words stand on these colours
@@ -59,7 +59,7 @@ function build(state) {
     summary.replaceChildren(...settled(state, read.logit.id, stages));
     const heads = found.flatMap((one) => [KINDS[one], ["probability", "derived"]]);
     rows.replaceChildren(scrolling("The lenses at the selected token", table("The lenses at the selected token", [["after"], ...heads, ["final answer's", "derived"]],
-      Array.from({ length: stages }, (_, r) => [name(r), ...found.flatMap((one) => (read[one].has(r)
+      times(stages, (r) => [name(r), ...found.flatMap((one) => (read[one].has(r)
         ? [word(explanation, read[one].id(r, state.token)), percent(read[one].chance(r, state.token))] : ["", ""])),
       percent(read.logit.final(r, state.token))]))));
   };

@@ -15,7 +15,7 @@ function build(state) {
   const summary = make("p");
   const rows = make("div");
   const update = () => {
-    summary.replaceChildren("Layer ", String(state.layer), ", at ", tokenOf(explanation, state.token), ": output norm of the MLP ",
+    summary.replaceChildren("Layer ", state.layer, ", at ", tokenOf(explanation, state.token), ": output norm of the MLP ",
       make("strong", number(explanation.array(`mlp_norm.${state.layer}`)[state.token])), tag("derived"), ".");
     rows.replaceChildren(scrolling("Strongest neurons", neuronTable(state)));
   };
@@ -30,7 +30,7 @@ function neuronTable(state) {
     const both = explanation.neurons[`${layer}.${id}`];
     const promoted = both?.[activations[i] >= 0 ? 0 : 1] ?? [];
     return [
-      String(id), fixed(activations[i]), fixed(norms[i]), bar(norms[i] / norms[0]),
+      id, fixed(activations[i]), fixed(norms[i]), bar(norms[i] / norms[0]),
       promoted.length ? make("span.words", promoted.map((one) => word(explanation, one)))
         : make("span.quiet", "not kept"),
     ];

@@ -13,35 +13,30 @@ export const next = {
 
 function build(state) {
   const { explanation } = state;
-  let [temperature, topK, topP] = [1, 0, 1];
+  const set = [1, 1, 0]; // temperature, top-p and top-k
   const drawnSoFar = [];
+  const control = (name, i, range, write = (value) => value.toFixed(2)) => slider(name, { step: 0.05, value: set[i], ...range }, (value) => {
+    set[i] = value;
+    update();
+  }, write);
   const sliders = [
-    slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
-      temperature = value;
-      update();
-    }, (value) => value.toFixed(2)),
-    slider("top-k", { min: 0, max: Math.min(100, explanation.next_ids.length), step: 1, value: 0 }, (value) => {
-      topK = value;
-      update();
-    }, (value) => (value ? String(value) : "all")),
-    slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (value) => {
-      topP = value;
-      update();
-    }, (value) => value.toFixed(2)),
+    control("temperature", 0, { min: 0, max: 2 }),
+    control("top-k", 2, { min: 0, max: Math.min(100, explanation.next_ids.length), step: 1 }, (value) => value || "all"),
+    control("top-p", 1, { min: 0.05, max: 1 }),
   ];
   const kept = make("p", LIVE);
   const rows = make("div");
   const drawnList = make("p.words", LIVE);
   const draw = button("Sample a token", () => {
-    drawnSoFar.push(drawOne(explanation, temperature, topP, topK));
+    drawnSoFar.push(drawOne(explanation, ...set));
     drawnList.replaceChildren(...drawnSoFar.slice(-24));
   });
   const update = () => {
     const plain = probabilities(explanation, 1, 1);
-    const now = probabilities(explanation, temperature, topP, topK);
+    const now = probabilities(explanation, ...set);
     kept.textContent = now.kept === 1 ? "One token can be sampled." : `${count(now.kept)} tokens can be sampled.`;
     const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => marked(i < now.kept ? null : "out",
-      [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])]));
+      [word(explanation, id), id, fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])]));
     rows.replaceChildren(table("The likeliest next tokens",
       ["token", ["id", "exact"], ["logit", "exact"], ["probability", "derived"], ""], listed));
   };
@@ -65,8 +60,8 @@ export function probabilities(explanation, temperature, topP, topK = 0) {
   return { first: [...named].map((_, i) => (i < kept ? weights[i] / total : 0)), kept, weights, total };
 }
 
-function drawOne(explanation, temperature, topP, topK) {
-  const { weights, total, kept } = probabilities(explanation, temperature, topP, topK);
+function drawOne(explanation, ...set) {
+  const { weights, total, kept } = probabilities(explanation, ...set);
   let left = Math.random() * total;
   let i = 0;
   while (i < kept - 1 && left >= weights[i]) left -= weights[i++];

@@ -1,7 +1,7 @@
 // Projections: one token's vector times W_q, W_k and W_v gives a head's query, key and value.
 
 import { twoSided } from "../colours.js";
-import { button, fixed, make, marked, number, remark, table, tokenOf, total } from "../elements.js";
+import { button, fixed, make, marked, number, remark, table, times, tokenOf, total } from "../elements.js";
 import { heat } from "../heat.js";
 import { chooserOf, headChooser, tokenTexts } from "./choosers.js";
 
@@ -21,7 +21,7 @@ function build(state) {
     Object.assign(at, change);
     update();
   };
-  const kinds = make("div.buttons", { role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => button(`W_${one}`, () => go({ matrix: one }), { "data-matrix": one })));
+  const kinds = make("div.buttons", { role: "group", label: "Matrix" }, Object.keys(NAMES).map((one) => button(`W_${one}`, () => go({ matrix: one }), { "data-matrix": one })));
   const outputs = outputMap(state, at, go);
   const matrix = matrixMap(state, at, go);
   const sum = make("div");
@@ -38,7 +38,7 @@ function build(state) {
     at.row = Math.min(at.row, explanation.projection(at.matrix, state).sums.length - 1);
     kinds.querySelectorAll("button").forEach((button) => {
       button.disabled = !there.includes(button.dataset.matrix);
-      button.setAttribute("aria-pressed", String(button.dataset.matrix === at.matrix));
+      button.setAttribute("aria-pressed", button.dataset.matrix === at.matrix);
     });
     outputs.update();
     matrix.update();
@@ -113,7 +113,7 @@ function sumOf(state, at) {
   const { x, sums, ids, weights, bias } = explanation.projection(at.matrix, state);
   const many = ids.length / sums.length;
   const from = at.row * many;
-  const listed = Array.from({ length: many }, (_, i) => ({ id: ids[from + i], weight: weights[from + i] }));
+  const listed = times(many, (i) => ({ id: ids[from + i], weight: weights[from + i] }));
   const rest = sums[at.row] - (bias?.[at.row] ?? 0) - total(listed.map(({ id, weight }) => weight * x[id]));
   const name = `${at.matrix}[${at.row}]`;
   const rows = listed.map(({ id, weight }) => [`x[${id}] × W[${at.row}, ${id}]`, `${number(x[id])} × ${number(weight)}`, fixed(x[id] * weight)]);
@@ -123,7 +123,7 @@ function sumOf(state, at) {
   return [
     make("h3", `${NAMES[at.matrix][0].toUpperCase()}${NAMES[at.matrix].slice(1)} of `, tokenOf(explanation, state.token), `, number ${at.row}`),
     table("One number of the vector, as a sum of products", ["", ["factors", "exact"], ["product", "derived"]], rows),
-    remark("x is the residual stream after the layer's norm. ", explanation.attention[state.layer].rope && at.matrix !== "v"
+    remark("x is the residual stream after the layer's norm. ", state.attention.rope && at.matrix !== "v"
       ? "RoPE rotates this vector before the score." : "", " An engine whose kernel rounds x gives a slightly different number."),
   ];
 }

@@ -98,7 +98,7 @@ function sums(state) {
   const best = attribution.heads.map(({ layer, head, contribution, attends_to: t, weight }) => ({
     attributes: t === null ? { class: "row" } : { class: "row", "data-t": t },
     cells: [
-      button(`${layer}.${head}`, () => state.set({ layer, head, source: t ?? state.source }), { "aria-label": `Choose layer ${layer}, head ${head}` }),
+      button(`${layer}.${head}`, () => state.set({ layer, head, source: t ?? state.source }), { label: `Choose layer ${layer}, head ${head}` }),
       signed(contribution), t === null ? "recurrent" : tokenOf(explanation, t), t === null ? "" : percent(weight),
     ],
   }));

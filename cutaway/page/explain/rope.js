@@ -1,7 +1,7 @@
 // RoPE: the pairs of a query and a key as clock hands, rotated by their real angles.
 
 import { dot } from "./explanation.js";
-import { button, draw, fixed, make, minus, roving, slider, still, table, tokenOf, total } from "../elements.js";
+import { button, draw, fixed, make, minus, roving, slider, still, table, times, tokenOf, total } from "../elements.js";
 
 const SWEEP = 1100; // milliseconds
 
@@ -18,12 +18,10 @@ function build(state) {
   const { explanation } = state;
   let shown = null;
   const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }), () => shown?.dimensions.join(" and ") ?? "");
-  const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", "aria-label": "A pair being rotated" });
+  const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", label: "A pair being rotated" });
   const detail = make("div.stack");
-  const clocks = make("div.clocks", { role: "group", "aria-label": "Every pair" });
-  const again = button("Rotate again", () => sweep());
-  const figure = make("div.two",
-    make("div.dial-whole", dial, make("div.chooser", pair.whole, again)), detail);
+  const clocks = make("div.clocks", { role: "group", label: "Every pair" });
+  const figure = make("div.two", make("div.dial-whole", dial, make("div.chooser", pair.whole, button("Rotate again", sweep))), detail);
   const none = make("p.quiet");
   roving(clocks);
   let frame = 0;
@@ -41,14 +39,10 @@ function build(state) {
   }
 
   const update = () => {
-    const facts = explanation.attention[state.layer].rope;
-    const possible = facts !== null && explanation.isDetailed(state.layer, state.head);
-    figure.hidden = clocks.hidden = !possible;
-    none.hidden = possible;
-    none.textContent = facts === null ? "This layer has no RoPE."
-      : `The page does not keep head ${state.layer}.${state.head} in detail: choose one of the heads above.`;
-    if (!possible) return;
-    const pairs = rotatedPairs(state, facts);
+    none.textContent = missing(state);
+    figure.hidden = clocks.hidden = !(none.hidden = !none.textContent);
+    if (figure.hidden) return;
+    const pairs = rotatedPairs(state);
     const index = Math.min(state.pair ?? strongestPair(state.page.leader(state)), pairs.length - 1);
     const what = [state.layer, state.head, state.token, state.source, index].join();
     if (shown?.what === what) return;
@@ -62,15 +56,20 @@ function build(state) {
   return { whole: make("div.stack", none, figure, clocks), update };
 }
 
+// Why the chosen head's rotations are not shown, where they are not.
+export function missing(state) {
+  if (state.attention.rope === null) return "This layer has no RoPE.";
+  return state.detailed ? "" : `The page does not keep head ${state.layer}.${state.head} in detail: choose one of the heads above.`;
+}
+
 // The pair whose rotation changes the score most.
 function strongestPair(state) {
-  const facts = state.explanation.attention[state.layer].rope;
-  if (facts === null || !state.explanation.isDetailed(state.layer, state.head)) return 0;
-  return rotatedPairs(state, facts).reduce((a, b) => (Math.abs(b.change) > Math.abs(a.change) ? b : a)).index;
+  return missing(state) ? 0 : rotatedPairs(state).reduce((a, b) => (Math.abs(b.change) > Math.abs(a.change) ? b : a)).index;
 }
 
 // Every pair of the chosen query and key: after the rotation as the model has it, before as it is rotated back.
-function rotatedPairs(state, facts) {
+function rotatedPairs(state) {
+  const { rope: facts } = state.attention;
   const { q, k } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
   const half = facts.radians.length;
   return facts.radians.map((frequency, index) => {
@@ -86,11 +85,10 @@ function rotatedPairs(state, facts) {
 
 // The chosen query and key before their rotation: the pairs, and the part of the score that no pair has.
 export function unrotated(state) {
-  const facts = state.explanation.attention[state.layer].rope;
   const { q, k } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
-  const pairs = rotatedPairs(state, facts);
+  const pairs = rotatedPairs(state);
   const rest = dot(q, k) - total(pairs.map(({ after }) => after));
-  return { rest: rest / facts.magnitude ** 2, pairs: pairs.map(({ query, key }) => ({ q: query.before, k: key.before })) };
+  return { rest: rest / state.attention.rope.magnitude ** 2, pairs: pairs.map(({ query, key }) => ({ q: query.before, k: key.before })) };
 }
 
 function rotation(vector, [i, j], position, frequency, magnitude) {
@@ -122,7 +120,7 @@ function hands(dial, shown, done) {
 function arc(start, angle, radius) {
   const steps = Math.max(2, Math.ceil(Math.abs(angle) / 0.1));
   const rounds = Math.min(Math.abs(angle) / (2 * Math.PI), 40);
-  return Array.from({ length: steps + 1 }, (_, i) => {
+  return times(steps + 1, (i) => {
     const r = radius + (rounds > 1 ? (12 * i) / steps : 0);
     const at = start + (angle * i) / steps;
     return `${i ? "L" : "M"}${(r * Math.cos(at)).toFixed(2)} ${(-r * Math.sin(at)).toFixed(2)}`;
@@ -135,7 +133,7 @@ function describe(dial, detail, state, shown) {
     const [x, y] = shown[one].before.map((value) => (value / longest(shown)) * 100);
     return draw("line", { class: `ghost ${one}`, x1: 0, y1: 0, x2: x, y2: -y });
   };
-  const ticks = Array.from({ length: 24 }, (_, i) => draw("line.tick", {
+  const ticks = times(24, (i) => draw("line.tick", {
     x1: 104, x2: i % 6 ? 108 : 112, y1: 0, y2: 0, transform: `rotate(${i * 15})`,
   }));
   const parts = SIDES.toReversed().flatMap((one) => [
@@ -149,7 +147,7 @@ function describe(dial, detail, state, shown) {
       + `${state.token - state.source} apart, so the angle between query and key changes by ${degrees(shown.query.angle - shown.key.angle)}.`),
     table("The selected pair before and after its rotation", ["", ["query", "derived", "exact once rotated"], ["key", "derived", "exact once rotated"]], [
       row("token", ([one, t]) => make("span", { class: `key-line ${one}`, "data-t": t }, tokenOf(explanation, t))),
-      row("position", ([, t]) => String(t)),
+      row("position", ([, t]) => t),
       row("angle", ([one]) => degrees(shown[one].angle)),
       row("before", ([one]) => pairText(shown[one].before)),
       row("after", ([one]) => pairText(shown[one].after)),
@@ -168,7 +166,7 @@ function clockFaces(clocks, state, pairs, index) {
       class: name, x1: 0, y1: 0, x2: length * Math.cos(angle), y2: -length * Math.sin(angle) });
     return make("button", {
       type: "button", tabindex: one.index === index ? "0" : "-1", "aria-pressed": one.index === index,
-      "aria-label": `pair ${one.index}, ${degrees(one.frequency)} a token`, click: () => state.set({ pair: one.index }),
+      label: `pair ${one.index}, ${degrees(one.frequency)} a token`, click: () => state.set({ pair: one.index }),
     }, draw("svg", { viewBox: "-12 -12 24 24", "aria-hidden": "true" }, draw("circle", { r: 10.5, class: "face" }),
       hand("hand key", one.key.angle, 7), hand("hand query", one.query.angle, 9)));
   }));

@@ -22,7 +22,7 @@ function build(state) {
   const work = make("div.stack");
   const strips = vectorStrips(state);
   const update = () => {
-    const detailed = explanation.isDetailed(state.layer, state.head);
+    const detailed = state.detailed;
     strips.whole.hidden = !detailed;
     work.replaceChildren(...(detailed ? working(state) : [otherHeads(state)]));
     if (detailed) strips.update();
@@ -44,7 +44,7 @@ function otherHeads(state) {
 function vectorStrips(state) {
   const names = ["query", "key", "q × k", "value"];
   const parts = () => {
-    if (!state.explanation.isDetailed(state.layer, state.head)) return [[], [], [], []];
+    if (!state.detailed) return [[], [], [], []];
     const { q, k, v } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
     return [q, k, q.map((one, i) => one * k[i]), v];
   };

@@ -1,6 +1,6 @@
 // Head sharing: which query heads read which key and value head, and what the cache holds of a token.
 
-import { bar, count, draw, make, marked, remark, roving, scrolling, table } from "../elements.js";
+import { bar, count, draw, make, marked, remark, roving, scrolling, table, times } from "../elements.js";
 import { RECURRENT } from "./attention.js";
 import { layerChooser } from "./choosers.js";
 
@@ -18,7 +18,7 @@ function build(state) {
   const picture = make("div");
   const sizes = make("div");
   const update = () => {
-    const facts = explanation.attention[state.layer].sharing;
+    const facts = state.attention.sharing;
     picture.replaceChildren(...(facts ? drawing(state, facts) : [remark(RECURRENT)]));
     sizes.replaceChildren(...(facts ? cacheSizes(facts) : []));
   };
@@ -36,14 +36,14 @@ function drawing(state, facts) {
   const groups = latent ? heads : facts.groups;
   const each = heads / groups;
   const focused = document.activeElement?.dataset?.head;
-  const queries = Array.from({ length: heads }, (_, h) => make("button", {
+  const queries = times(heads, (h) => make("button", {
     type: "button", class: "head-query", "data-head": h, tabindex: h === state.head ? "0" : "-1",
-    "aria-pressed": h === state.head, "aria-label": `Query head ${h} reads key-value head ${Math.floor(h / each)}`,
+    "aria-pressed": h === state.head, label: `Query head ${h} reads key-value head ${Math.floor(h / each)}`,
     click: () => state.set({ head: h }),
-  }, String(h)));
+  }, h));
   const own = Math.floor(Math.min(state.head, heads - 1) / each);
   const row = (name, ...parts) => make("div.head-row", make("span.head-name", name), make("div.head-cells", parts));
-  const cells = Array.from({ length: groups }, (_, g) => make("span", { class: g === own ? "head-key chosen" : "head-key" }, String(g)));
+  const cells = times(groups, (g) => make("span", { class: g === own ? "head-key chosen" : "head-key" }, g));
   const wires = (from, to, lit) => make("div.head-row", make("span"), lines(from, to, lit));
   const picture = make("div.heads", { css: { "--heads": heads } },
     row("queries", ...queries), wires(heads, groups, [state.head, own]), row("keys, values", ...cells),
@@ -58,7 +58,7 @@ function drawing(state, facts) {
 // A line from each upper head to the lower one that it reads.
 function lines(from, to, [litFrom, litTo]) {
   const each = from / to;
-  const all = Array.from({ length: from }, (_, i) => {
+  const all = times(from, (i) => {
     const down = Math.floor(i / each);
     const lit = down === litTo && (i === litFrom || to === 1) ? " lit" : "";
     return draw("line", { class: `wire${lit}`, x1: i + 0.5, y1: 0, x2: (down + 0.5) * each, y2: 1, "vector-effect": "non-scaling-stroke" });

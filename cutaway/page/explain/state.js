@@ -1,15 +1,26 @@
 // What is selected, and what the pointer or the focus is on. A view says how it follows; each follows once a frame.
 
 class State {
+  views = [];
+  hovered = null;
+
   constructor(explanation, index, page) {
     this.explanation = explanation;
     this.index = index;
     this.page = page;
-    this.views = [];
-    this.hovered = null;
     const [layer, head, source] = explanation.chosen;
     this.token = explanation.length - 1;
     Object.assign(this, { layer, head, source, pair: null });
+  }
+
+  // The facts of the layer's attention.
+  get attention() {
+    return this.explanation.attention[this.layer];
+  }
+
+  // Whether the page keeps the head's queries and keys.
+  get detailed() {
+    return this.explanation.isDetailed(this.layer, this.head);
   }
 
   // Selects; `linked`: in what is beside it too.
@@ -37,10 +48,11 @@ class State {
 }
 
 export class Page {
+  waiting = new Map();
+
   constructor(data) {
     this.data = data;
     this.states = data.explanations.map((explanation, i) => new State(explanation, i, this));
-    this.waiting = new Map();
   }
 
   // Runs a task in the next frame, once, however often it was asked for.

@@ -12,7 +12,7 @@ function build(state) {
   const { explanation } = state;
   const detail = make("div");
   const rows = explanation.tokens.map(({ id, bytes, special }, t) => marked("row",
-    [String(t), tokenOf(explanation, t), String(id), bytes, special ? "control token" : ""], t));
+    [t, tokenOf(explanation, t), id, bytes, special ? "control token" : ""], t));
   const all = scrolling("All tokens", table("Every token of the text",
     [[""], "token", ["id", "exact"], ["bytes", "exact", null, "left"], ""], rows));
   const update = () => {

@@ -13,7 +13,7 @@ export function drawing(graph, state) {
   const nodes = graph.nodes.map((node, n) => {
     const one = draw("g", {
       class: `node ${node.kind}`, transform: `translate(${node.x} ${node.y})`, tabindex: n === first(graph) ? "0" : "-1", role: "button",
-      "aria-label": `${node.name} at ${drawn(graph.tokens[node.position])}`,
+      label: `${node.name} at ${drawn(graph.tokens[node.position])}`,
       pointerenter: () => hover(n), pointerleave: () => hover(null), click: () => choose(n), focus: () => choose(n),
       keydown: (event) => keyed(event, n),
     }, draw("rect.hit", { x: -7.5, y: -7.5, width: 15, height: 15 }), shape(node.kind));
@@ -49,7 +49,7 @@ export function drawing(graph, state) {
       one.style.setProperty("--group", `var(--series-${1 + (Math.max(0, group) % 6)})`);
     });
   });
-  return { svg, whole: make("div.board", { tabindex: "-1", role: "region", "aria-label": "The graph: arrow keys move between nodes, Enter pins one" }, svg) };
+  return { svg, whole: make("div.board", { tabindex: "-1", role: "region", label: "The graph: arrow keys move between nodes, Enter pins one" }, svg) };
 }
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

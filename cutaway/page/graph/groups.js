@@ -19,7 +19,7 @@ export function groupsPanel(graph, state) {
     state.groups.forEach((group, i) => { list.children[i].querySelector(".count").textContent = counted(group); });
     result.replaceChildren(...effects(graph, state));
   });
-  return make("section.panel", { "aria-label": "Groups" }, make("h2", "Groups"),
+  return make("section.panel", { label: "Groups" }, make("h2", "Groups"),
     remark("Pin nodes, make a group of them, and clamp it: the table shows how the graph expects the logits to change."),
     list, made, result);
 }
@@ -29,10 +29,10 @@ function counted(group) {
 }
 
 function row(graph, state, group, rebuild) {
-  const name = make("input", { type: "text", maxlength: 40, "aria-label": "Name of the group", input: () => { group.name = name.value; state.changed(); } });
+  const name = make("input", { type: "text", maxlength: 40, label: "Name of the group", input: () => { group.name = name.value; state.changed(); } });
   name.value = group.name;
   const shown = make("output", `${group.times} times`);
-  const times = make("input", { type: "range", min: -2, max: 3, step: 0.5, "aria-label": `Multiple of ${group.name}`, input: () => {
+  const times = make("input", { type: "range", min: -2, max: 3, step: 0.5, label: `Multiple of ${group.name}`, input: () => {
     group.times = Number(times.value);
     shown.textContent = `${group.times} times`;
     if (!group.clamped) { group.clamped = true; clamped.checked = true; }
@@ -41,7 +41,7 @@ function row(graph, state, group, rebuild) {
   times.value = String(group.times);
   const clamped = make("input", { type: "checkbox", change: () => { group.clamped = clamped.checked; state.changed(); } });
   clamped.checked = group.clamped;
-  const remove = make("button", { type: "button", class: "small", "aria-label": `Remove ${group.name}`, click: () => {
+  const remove = make("button", { type: "button", class: "small", label: `Remove ${group.name}`, click: () => {
     state.groups.splice(state.groups.indexOf(group), 1);
     rebuild();
     state.changed();

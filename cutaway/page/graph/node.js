@@ -9,7 +9,7 @@ const KINDS = {
 };
 
 export function nodePanel(graph, state) {
-  const box = make("section.panel", { "aria-live": "polite", "aria-label": "The chosen node" });
+  const box = make("section.panel", { "aria-live": "polite", label: "The chosen node" });
   state.heard(() => box.replaceChildren(...(state.shown === null ? start(graph) : about(graph, state, state.shown))));
   return box;
 }

@@ -15,7 +15,7 @@ async function build({ source }) {
   const parts = [];
   const part = (name, text, show) => {
     const button = make("button", { type: "button", class: "part", tabindex: parts.length ? "-1" : "0", click: () => {
-      parts.forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
+      parts.forEach((one) => one.setAttribute("aria-pressed", one === button));
       detail.replaceChildren(make("h3", name), ...show());
     } }, make("strong", name), make("span", text));
     parts.push(button);
@@ -31,7 +31,7 @@ async function build({ source }) {
       ...block.norms.filter((each) => each === `${one.name}_post_norm`).map(() => norm("norm of the output", block.norm)),
       make("span.adds", "+ added to the stream")]),
     part("Switches of the block", `${block.switches.filter(({ usual }) => !usual).length} not as usual`, () => [switches(block.switches)]));
-  const picture = make("div.diagram", { role: "group", "aria-label": "The parts, from the token to the logits" },
+  const picture = make("div.diagram", { role: "group", label: "The parts, from the token to the logits" },
     part("Embedding", `${count(found.vocabulary)} × ${count(found.width)}`, () => [weights(found.outside)]),
     ...found.blocks.map(blockOf),
     part("Head", `${count(found.width)} → ${count(found.vocabulary)} logits${found.tied ? ", tied to the embedding" : ""}`, () => [weights(found.outside), switches(found.switches)]));

@@ -1,6 +1,6 @@
 // How it works: chapters, each on the user's own sentence and the loaded model. One is in sight at a time.
 
-import { make, problem, tagLegend } from "../elements.js";
+import { current, make, problem, tagLegend } from "../elements.js";
 import { VIEWS } from "../explain/build.js";
 import { architecture } from "./architecture.js";
 import { mechanisms } from "./mechanisms.js";
@@ -37,15 +37,16 @@ export const CHAPTERS = {
 };
 
 export class How {
+  view = make("div.chapter");
+  built = new Map();
+  at = null;
+
   // place: {source, text, page() -> the traced Page, address(chapter) -> a link, announce(text)}
   constructor(place) {
     this.place = place;
-    this.links = make("nav.chapters", { "aria-label": "Chapters" }, Object.entries(CHAPTERS).map(([id, { title }], i) => make("a", {
+    this.links = make("nav.chapters", { label: "Chapters" }, Object.entries(CHAPTERS).map(([id, { title }], i) => make("a", {
       href: place.address(id), "data-chapter": id }, `${i + 1}  ${title}`)));
-    this.view = make("div.chapter");
     this.whole = make("div.how", this.links, this.view, tagLegend());
-    this.built = new Map();
-    this.at = null;
   }
 
   // Another sentence: everything is computed anew.
@@ -57,8 +58,7 @@ export class How {
   async show(id) {
     const chosen = id in CHAPTERS ? id : Object.keys(CHAPTERS)[0];
     this.links.querySelectorAll("a").forEach((link) => {
-      if (link.dataset.chapter === chosen) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      current(link, link.dataset.chapter === chosen);
       link.href = this.place.address(link.dataset.chapter);
     });
     this.at = chosen;

@@ -19,7 +19,7 @@ async function build({ source, text }) {
     const most = Math.max(...steps.map((one) => one.seconds * one.times));
     rows.replaceChildren(make("div.loose", scrolling("The steps", table("The steps of the pass", ["step", "at once", ["layers", "exact"], ["outputs", "exact"],
       ["operations", "derived"], ["bytes", "derived"], ["least time", "estimate", "by the roofline"], "", "limit"],
-    steps.map((one) => [one.name, one.at_once, String(one.times), brief(one.outputs), brief(one.flops), brief(one.bytes), `${brief(1e6 * one.seconds * one.times)} µs`,
+    steps.map((one) => [one.name, one.at_once, one.times, brief(one.outputs), brief(one.flops), brief(one.bytes), `${brief(1e6 * one.seconds * one.times)} µs`,
       bar((one.seconds * one.times) / most), one.memory ? "memory" : "arithmetic"])))));
   });
   return make("div.stack", make("div.chooser", which), summary, rows,

@@ -38,12 +38,12 @@ async function build({ source, text, page, announce }) {
     }
     target.disabled = false;
   }));
-  return make("div.stack", make("div.buttons", { role: "group", "aria-label": "Types" }, buttons), wrong, results);
+  return make("div.stack", make("div.buttons", { role: "group", label: "Types" }, buttons), wrong, results);
 }
 
 function drawing(all, explanation) {
   const mean = ({ kl }) => total(kl) / kl.length;
-  const rows = all.map((one) => [one.type, `${brief(one.bytes)}`, percent(one.bytes / one.bytes_before), number(mean(one)), number(Math.max(...one.kl)),
+  const rows = all.map((one) => [one.type, brief(one.bytes), percent(one.bytes / one.bytes_before), number(mean(one)), number(Math.max(...one.kl)),
     quoted(one.next.reduce((a, b) => (b.after > a.after ? b : a)).text)]);
   const next = all[0].next.slice(0, 5).map(({ id, text, before }) => [quoted(text), percent(before),
     ...all.map((one) => percent(one.next.find((each) => each.id === id)?.after ?? 0))]);

@@ -94,7 +94,7 @@ function lattice(words) {
     const letters = [...word];
     rows.replaceChildren(table("The pieces of the word", ["piece", ["from", "exact"], ["log probability", "exact"], ""],
       edges.map(([start, stop, score, best]) => marked(best ? "chosen" : null,
-        [pieceOf(letters.slice(start, stop).join("")), String(start), fixed(score, 3), best ? "in the best cut" : ""]))));
+        [pieceOf(letters.slice(start, stop).join("")), start, fixed(score, 3), best ? "in the best cut" : ""]))));
   });
   return make("div", { id: "lattice" }, make("div.chooser", make("h3", "Every cut of a word before pruning, and the likeliest"), which),
     scrolling("Cuts of the word as arcs", picture), make("details", make("summary", "The pieces as a table"), rows));
@@ -108,5 +108,5 @@ function arcs(word, edges) {
     d: `M${start * wide + 6} ${high}C${start * wide + 6} ${high - 18 * (stop - start) - 4} ${stop * wide - 6} ${high - 18 * (stop - start) - 4} ${stop * wide - 6} ${high}` }));
   const names = letters.map((letter, i) => draw("text", { x: (i + 0.5) * wide, y: high + 18, "text-anchor": "middle" }, drawn(letter)));
   return draw("svg.lattice", { viewBox: `0 0 ${letters.length * wide} ${high + 26}`, width: letters.length * wide, height: high + 26, role: "img",
-    "aria-label": `Best cut: ${edges.filter(([, , , best]) => best).map(([start, stop]) => letters.slice(start, stop).join("")).join(" | ")}` }, parts, names);
+    label: `Best cut: ${edges.filter(([, , , best]) => best).map(([start, stop]) => letters.slice(start, stop).join("")).join(" | ")}` }, parts, names);
 }

@@ -16,7 +16,7 @@ async function build(place) {
   await update();
   if (!place.source.live) return shown;
   const wrong = problem();
-  const field = (id, name, value) => labelled(name, make("input", { id, type: "text", value, size: "36", autocomplete: "off" }));
+  const field = (id, name, value) => labelled(name, make("input", { id, value, size: "36", autocomplete: "off" }));
   const words = field("words", "words", "king, queen, man, woman, Paris, France, Rome, Italy, dog, cat");
   const analogy = field("analogy", "a, b, c of a − b + c", "Paris, France, Italy");
   const list = ([, input]) => input.value.split(",").map((one) => one.trim()).filter(Boolean);
@@ -24,7 +24,7 @@ async function build(place) {
     Object.assign(asked, { words: list(words), analogy: list(analogy) });
     wrong.textContent = "";
     await update().catch((error) => { wrong.textContent = error.message; });
-  }, make("p.field", words), make("p.field", analogy), make("button.small", { type: "submit" }, "Draw"), wrong), shown);
+  }, make("p.field", words), make("p.field", analogy), make("button.small", "Draw"), wrong), shown);
 }
 
 function near(list) {
