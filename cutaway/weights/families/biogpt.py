@@ -3,8 +3,8 @@
 from cutaway.position import learned
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import xglm
-from cutaway.weights.families.opt import UNUSED
-from cutaway.weights.family import LAYER_COUNT, Family, Field, Present, shared
+from cutaway.weights.families.opt import SIZES, UNUSED
+from cutaway.weights.family import Family, Field, Present, shared
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import same
 
@@ -26,11 +26,7 @@ FAMILY = Family(
     ),
     gguf=(),
     rows=(
-        Field("layers", "num_hidden_layers", None, LAYER_COUNT),
-        rows.Vocab("vocab", "vocab_size", None),
-        Field("width", "hidden_size", None),
-        Field("context", "max_position_embeddings", None),
-        Field("heads", "num_attention_heads", None),
+        *SIZES,
         Field("hidden", "intermediate_size", None),
         Field("activation", "hidden_act", None, rows.ACTIVATION),
         Present("tied", "tie_word_embeddings", None, absent=True),

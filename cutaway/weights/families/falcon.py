@@ -4,17 +4,7 @@ from cutaway.model.block_config import Block
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.families.gpt_bigcode import one_or_beside
-from cutaway.weights.family import (
-    NUMBER,
-    Entries,
-    Family,
-    Field,
-    Only,
-    Present,
-    Row,
-    Settings,
-    shared,
-)
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Present, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import same, split

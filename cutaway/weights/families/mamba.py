@@ -170,26 +170,30 @@ class Alone(Row):
         return {"feed_forward_length": 0, "attention.head_count": 0, DT_NORM: known["inner_norm"] is not None}
 
 
+NAMES = naming.weights(
+    ("backbone.embeddings", "embedding"),
+    ("backbone.norm_f", "norm"),
+    ("lm_head", "head"),
+    (f"{LAYER}.norm", "blocks.{n}.attention_norm"),
+)
+SIZES = (
+    Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
+    rows.Vocab("vocab", "vocab_size", "vocab_size"),
+    Field("width", "hidden_size", "embedding_length"),
+    Field("context", "max_position_embeddings", "context_length"),
+    Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
+    Present("tied", "tie_word_embeddings", "output.weight", absent=True),
+)
 FAMILY = Family(
     "mamba",
     "MambaForCausalLM",
     hf=(
-        *naming.weights(
-            ("backbone.embeddings", "embedding"),
-            ("backbone.norm_f", "norm"),
-            ("lm_head", "head"),
-            (f"{LAYER}.norm", "blocks.{n}.attention_norm"),
-        ),
+        *NAMES,
         *hf_mamba(f"{LAYER}.mixer"),
     ),
     gguf=(*naming.GGUF_EMBEDDINGS, *naming.GGUF_NORMS[:1], *gguf_mamba()),
     rows=(
-        Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
-        rows.Vocab("vocab", "vocab_size", "vocab_size"),
-        Field("width", "hidden_size", "embedding_length"),
-        Field("context", "max_position_embeddings", "context_length"),
-        Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
-        Present("tied", "tie_word_embeddings", "output.weight", absent=True),
+        *SIZES,
         Field("state_size", "state_size", None),
         Field("conv", "conv_kernel", None),
         Field("mamba_bias", "use_bias", None, FLAG),

@@ -5,18 +5,8 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid
-from cutaway.weights.family import (
-    FLAG,
-    LAYER_COUNT,
-    NUMBER,
-    Entries,
-    Family,
-    Field,
-    Only,
-    Present,
-    Row,
-    Settings,
-)
+from cutaway.weights.families.mamba import LAYER, NAMES, SIZES
+from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 
 
@@ -52,17 +42,11 @@ def settings(config: Decoder | Encoder) -> Settings:
     return decoders.settings(config) | granitemoehybrid.described(block.attention for block in config.blocks)
 
 
-LAYER = "backbone.layers.{n}"
 FAMILY = Family(
     "mamba2",
     "Mamba2ForCausalLM",
     hf=(
-        *naming.weights(
-            ("backbone.embeddings", "embedding"),
-            ("backbone.norm_f", "norm"),
-            ("lm_head", "head"),
-            (f"{LAYER}.norm", "blocks.{n}.attention_norm"),
-        ),
+        *NAMES,
         *granitemoehybrid.hf_mamba(f"{LAYER}.mixer"),
     ),
     gguf=(
@@ -71,12 +55,7 @@ FAMILY = Family(
         *granitemoehybrid.gguf_mamba(),
     ),
     rows=(
-        Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
-        rows.Vocab("vocab", "vocab_size", "vocab_size"),
-        Field("width", "hidden_size", "embedding_length"),
-        Field("context", "max_position_embeddings", "context_length"),
-        Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
-        Present("tied", "tie_word_embeddings", "output.weight", absent=True),
+        *SIZES,
         Field("mamba_heads", "num_heads", None),
         Field("mamba_size", "head_dim", None),
         Field("state_size", "state_size", None),

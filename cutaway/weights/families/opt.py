@@ -6,13 +6,20 @@ The smallest but one, with norms after each half and a narrower embedding, is re
 from cutaway.model.config import Decoder, Encoder
 from cutaway.position import learned
 from cutaway.weights import decoders, naming, rows
+from cutaway.weights.families import xglm
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Present, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import same
 
 UNUSED = 2
-LAYER = "model.decoder.layers.{n}"
+SIZES = (
+    Field("layers", "num_hidden_layers", None, LAYER_COUNT),
+    rows.Vocab("vocab", "vocab_size", None),
+    Field("width", "hidden_size", None),
+    Field("context", "max_position_embeddings", None),
+    Field("heads", "num_attention_heads", None),
+)
 
 
 class Projection(Row):
@@ -38,27 +45,19 @@ FAMILY = Family(
     bypassed=("embed_positions",),
     hf=(
         Rule("model.decoder.embed_positions.weight", "position.weight", same),
-        *naming.pairs(
-            ("model.decoder.embed_tokens", "embedding"),
-            ("lm_head", "head"),
-            ("model.decoder.final_layer_norm", "norm"),
-            (f"{LAYER}.self_attn.q_proj", "blocks.{n}.attention.query"),
-            (f"{LAYER}.self_attn.k_proj", "blocks.{n}.attention.key"),
-            (f"{LAYER}.self_attn.v_proj", "blocks.{n}.attention.value"),
-            (f"{LAYER}.self_attn.out_proj", "blocks.{n}.attention.out"),
-            (f"{LAYER}.self_attn_layer_norm", "blocks.{n}.attention_norm"),
-            (f"{LAYER}.fc1", "blocks.{n}.mlp.up"),
-            (f"{LAYER}.fc2", "blocks.{n}.mlp.down"),
-            (f"{LAYER}.final_layer_norm", "blocks.{n}.mlp_norm"),
+        *naming.renamed(
+            naming.pairs(
+                ("model.embed_tokens", "embedding"),
+                ("lm_head", "head"),
+                ("model.final_layer_norm", "norm"),
+                *xglm.BLOCK,
+            ),
+            ("model.", "model.decoder."),
         ),
     ),
     gguf=(),
     rows=(
-        Field("layers", "num_hidden_layers", None, LAYER_COUNT),
-        rows.Vocab("vocab", "vocab_size", None),
-        Field("width", "hidden_size", None),
-        Field("context", "max_position_embeddings", None),
-        Field("heads", "num_attention_heads", None),
+        *SIZES,
         Field("hidden", "ffn_dim", None),
         Field("activation", "activation_function", None, rows.ACTIVATION),
         Field("norm_weight", "layer_norm_elementwise_affine", None, FLAG),

@@ -5,17 +5,7 @@ Transformers numbers positions from 2 on, and has zeros at the padding token's n
 
 from cutaway.position import sinusoidal
 from cutaway.weights import decoders, naming, rows
-from cutaway.weights.family import (
-    LAYER_COUNT,
-    Entries,
-    Family,
-    Field,
-    Only,
-    Present,
-    Row,
-    Settings,
-    shared,
-)
+from cutaway.weights.family import LAYER_COUNT, Entries, Family, Field, Only, Present, Row, Settings, shared
 from cutaway.weights.fields import Fields
 
 OFFSET, BASE = 2, 10_000.0
