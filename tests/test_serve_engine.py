@@ -655,7 +655,8 @@ def test_prefixes_let_go_of_the_end_before_the_beginning():
     kept.add([b"a", b"b", b"c"], 3)
     kept.add([b"x"], 4)
     assert [kept.get(name) for name in (b"a", b"b", b"c", b"x")] == [1, 2, None, 4]
-    kept.resize(1)
+    kept.capacity = 1
+    kept.trim()
     assert len(kept) == 1
 
 

@@ -27,15 +27,7 @@ from cutaway.generate.batch.request import Request
 from cutaway.inspect.tokens import tokens
 from cutaway.runtime import values
 from cutaway.serve.api_error import APIError, errors_in
-from cutaway.serve.edits import (
-    READ,
-    WHOLE_TOKENS,
-    RequestEdits,
-    check_length,
-    once_ready,
-    parse_edits,
-    read,
-)
+from cutaway.serve.edits import READ, WHOLE_TOKENS, RequestEdits, check_length, once_ready, parse_edits, read
 from cutaway.serve.inside.forward import InsideRequest, prompt_ids
 from cutaway.serve.json_body import BodyResponse, json_response
 from cutaway.serve.operations.request_record import caller_of

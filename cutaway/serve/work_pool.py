@@ -100,6 +100,8 @@ class FairPool:
 
     def _begin(self) -> _Job | None:
         with self._lock:
+            if not self._queue.clients:
+                return None
             used = Counter[str]()
             for job, client in self._running.items():
                 used[client] += job.threads

@@ -32,7 +32,7 @@ LIMITS = {  # files and switches
     "a prompt": (18, 88),
     "an edit": (24, 142),
     "a chat": (40, 200),
-    "a chat in form": (45, 261),
+    "a chat in form": (45, 255),
 }
 CLOCKS = ("serve/operations/lifecycle.py",)  # the server's own second, which is no request's
 SETTLES = 0.2  # seconds in which the other threads end what the request began

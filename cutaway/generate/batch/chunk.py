@@ -38,7 +38,7 @@ class Chunk:
         sequence, count = self.sequence, len(self.ids)
         start, page = sequence.state.length, sequence.engine.page
         self.begins_page = (start + count - 1) // page > (start - 1) // page  # one of its ids is the first
-        samples = start + count >= len(sequence.prompt)  # a token is chosen after this chunk
+        self.samples = samples = start + count >= len(sequence.prompt)  # a token is chosen after this chunk
         scored = sequence.request.prompt_logprobs is not None and not sequence.decoding
         observation = None if sequence.decoding else sequence.request.observation
         self.observed_at = [] if observation is None else observation.within(start, count)

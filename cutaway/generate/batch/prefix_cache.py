@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ def page_key(previous: bytes, ids: Sequence[int] | np.ndarray) -> bytes:
     return blake2b(previous + np.asarray(ids, np.int64).tobytes(), digest_size=16).digest()
 
 
+@lru_cache(maxsize=256)
 def cache_scope(api_key: bytes, salt: str | None) -> bytes:
     """Where the chain of keys starts for requests with this API key (or its hash) and this salt."""
     from hashlib import blake2b
@@ -53,46 +55,45 @@ class Absent(NamedTuple):
 
 
 class PrefixCache:
-    """Pages by their keys, at most ``capacity`` of them. From any thread."""
+    """Pages by their keys, at most ``capacity`` of them once it is `trim`med. From any thread."""
 
     def __init__(self, capacity: int) -> None:
-        self._pages: OrderedDict[bytes, Any] = OrderedDict()
-        self._capacity = capacity
+        self.pages: OrderedDict[bytes, Any] = OrderedDict()
+        self.capacity = capacity
         self._changing = threading.RLock()
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return len(self.pages)
 
     def get(self, key: bytes) -> Any | None:
         """The page, None where it is not cached."""
-        return self._pages.get(key)
+        return self.pages.get(key)
 
     def add(self, keys: Sequence[bytes], page: Any) -> None:
         """Cache a page under the last of its text's keys."""
         with self._changing:
-            self._pages.setdefault(keys[-1], page)
+            self.pages.setdefault(keys[-1], page)
             self.touch(keys)
-            self.resize(self._capacity)
+            self.trim()
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """Forget pages."""
         with self._changing:
             for key in keys:
-                self._pages.pop(key, None)
+                self.pages.pop(key, None)
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """Mark a text's pages, from its first on, as used just now."""
         with self._changing:
             for key in reversed(keys):
-                if key in self._pages:
-                    self._pages.move_to_end(key)
+                if key in self.pages:
+                    self.pages.move_to_end(key)
 
-    def resize(self, capacity: int) -> None:
-        """Hold at most so many pages from now on."""
+    def trim(self) -> None:
+        """Give up the pages that were not used for the longest time, down to the capacity."""
         with self._changing:
-            self._capacity = max(0, capacity)
-            while len(self._pages) > self._capacity:
-                self._pages.popitem(last=False)
+            while self.pages and len(self.pages) > self.capacity:
+                self.pages.popitem(last=False)
 
 
 def page_capacity(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:

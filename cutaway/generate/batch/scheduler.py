@@ -275,7 +275,9 @@ class Scheduler:
                 self._drop_cancelled()
                 while (sequence := self._next()) is not None:
                     self._running.append(sequence)
-                    self.prefix_cache.resize(self._capacity - self._reserved())
+                    self.prefix_cache.capacity = self._capacity - self._reserved()
+                    if self.prefix_cache.pages:
+                        self.prefix_cache.trim()
                     sequence.start()
                 if self._running:
                     return True
@@ -373,9 +375,8 @@ class Scheduler:
         prompt_ids = sum(len(chunk.ids) for chunk in chunks[len(decoding) : read])
         tokens = sum(len(chunk.ids) for chunk in chunks[: len(decoding)])
         self._budget.record(tokens, prompt_ids, seconds, waiting)
-        if self._drafting is not None and not unread:
-            own = time.perf_counter() - drafted  # the proposer knows what drafting takes
-            self._drafting.lengths.times.record(tokens, own, tokens - len(decoding))
+        if self._drafting is not None and not unread:  # the proposer knows what drafting takes
+            self._drafting.lengths.times.record(tokens, time.perf_counter() - drafted, tokens - len(decoding))
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
@@ -467,7 +468,7 @@ class Scheduler:
     def _leave(self, sequence: ScheduledSequence) -> None:
         with self._wake:
             self._running.remove(sequence)
-            self.prefix_cache.resize(self._capacity - self._reserved())
+            self.prefix_cache.capacity = self._capacity - self._reserved()
 
     def _count_prompt(self, sequence: ScheduledSequence) -> None:
         """Count what was read of a prompt since it was counted last, for the client as for the server."""
@@ -491,7 +492,7 @@ def _sample(chunk: Chunk) -> list[Piece] | Exception:
     try:
         if sequence.request.prompt_logprobs is not None and start < len(sequence.prompt):
             sequence.add_prompt_logprobs(start, logits)
-        if not sequence.decoding:
+        if not chunk.samples:
             return []
         pieces, chunk.accepted = sequence.append(logits, chunk.draft, chunk.inside)
         return pieces

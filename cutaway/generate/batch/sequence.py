@@ -300,7 +300,7 @@ class ScheduledSequence:
         """Add the pages that are full by now; where the engine fixes the cuts (grid), those of the prompt."""
         whole = self.engine.grid == 1
         # a draft may have been read, which is no part of the text yet
-        read = min(self.state.length, len(self.output.history.ids))
+        read = min(self.state.length, len(self.prompt) + len(self.output.pieces))
         full = read if whole else min(read, len(self.prompt))
         full = min(full, self._edited_from) // self.engine.page
         for page in range(len(self._pages), full):

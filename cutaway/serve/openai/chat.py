@@ -15,15 +15,7 @@ from cutaway.generate.tool_calls.answer import AnswerReader, Event
 from cutaway.generate.tool_calls.thoughts import Thought
 from cutaway.serve.conversation import Conversation, begin, prepare, read_answer, reason
 from cutaway.serve.json_body import json_response, obfuscated
-from cutaway.serve.openai.format import (
-    end_token,
-    internals_of,
-    new_id,
-    scored,
-    token_logprobs,
-    usage,
-    warned,
-)
+from cutaway.serve.openai.format import end_token, internals_of, new_id, scored, token_logprobs, usage, warned
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service

@@ -6,10 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from cutaway.generate.batch.request import (
-    Generation,
-    Piece,
-)
+from cutaway.generate.batch.request import Generation, Piece
 from cutaway.tokenizer import Tokenizer
 
 MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    StrictBool,
-    Tag,
-    model_validator,
-)
+from pydantic import Field, StrictBool, Tag, model_validator
 
 from cutaway.serve.validation import MAX_MESSAGES, FailFast, Object, StrictModel, Text, at_most, text_or
 

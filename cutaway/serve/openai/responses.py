@@ -17,13 +17,7 @@ from cutaway.serve.conversation import Conversation, begin
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
 from cutaway.serve.openai.format import finish_reason, new_id, scored, token_logprobs, usage, warned
-from cutaway.serve.openai.items import (
-    bounded,
-    items_of,
-    kept,
-    messages_of,
-    named,
-)
+from cutaway.serve.openai.items import bounded, items_of, kept, messages_of, named
 from cutaway.serve.openai.response_items import Items
 from cutaway.serve.openai.responses_schema import ResponseSchema, ResponsesRequest, ResponseTool, ToolChoice
 from cutaway.serve.openai.schema import ChatCompletionRequest

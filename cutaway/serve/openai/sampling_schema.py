@@ -10,13 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StrictBool,
-    StrictInt,
-    create_model,
-)
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, create_model
 from pydantic_core import PydanticCustomError
 
 from cutaway.generate.sampling_params import NUMBERS, SamplingParams

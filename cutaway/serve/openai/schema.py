@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    StrictBool,
-    StrictInt,
-)
+from pydantic import Field, StrictBool, StrictInt
 
 from cutaway.serve.edit_schema import Edits
 from cutaway.serve.openai.message_schema import (
