@@ -206,13 +206,22 @@ def features(file: Path) -> None:
         raise SystemExit(1)
 
 
+def with_features(file: Path) -> Path:
+    """The folder of the page before, written where only a page after it is asked for."""
+    place = file.parent.parent / "sae"
+    if not (place / "sae").exists():
+        place.mkdir(exist_ok=True)
+        features(place / "page.html")
+    return place
+
+
 def explained_features(file: Path) -> None:
-    made = file.parent.parent / "sae" / "sae"
+    made = with_features(file) / "sae"
     verb("explain", "The capital of France is", "--sae", str(made), "--html")(file)
 
 
 def shown_features(file: Path) -> None:
-    made, acts = (str(file.parent.parent / "sae" / name) for name in ("sae", "acts"))
+    made, acts = (str(with_features(file) / name) for name in ("sae", "acts"))
     most = str(int(Scan(sae_folders.load(made), Activations.open(acts)).often.argmax()))
     verb("sae", "features", made, acts, "--feature", most, "--label", f"{most}=words of places", "--html")(
         file

@@ -460,3 +460,19 @@ def test_a_view_is_shared(
         hostile = app(wrong)
         hostile.locator("#places a[aria-current]").wait_for()
         hostile.context.close()
+
+
+def test_lenses_of_long_words_fit_the_inspector(app: Opened) -> None:
+    tab = app()
+
+    def longer(route: Any) -> None:
+        found = route.fetch().json()
+        for one in found["logit_lens"]:
+            one["top"][0]["text"] = " incomprehensibilities"
+        route.fulfill(json=found | dict.fromkeys(("jacobian_lens", "random_lens"), found["logit_lens"]))
+
+    tab.route("**/v1/lens", longer)
+    ask(tab)
+    open_token(tab, 3, "Lens")
+    tab.locator("#panel th").get_by_text("control").wait_for()
+    assert tab.locator("#inspector").evaluate("one => one.scrollWidth <= one.clientWidth")

@@ -2,6 +2,7 @@
 without colour, as tables and as CSV, in both themes and on a phone.
 """
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,3 +234,13 @@ def test_a_mark_beyond_the_values_is_within_the_chart(reported: Opened) -> None:
     tab = reported(apart, width=400)
     box = tab.locator("svg text", has_text="equal").bounding_box()
     assert box["x"] >= 0
+
+
+def test_a_label_covers_no_point_and_no_other_label(reported: Opened) -> None:
+    x, words = [0.0, 0.5, 0.54, 1.0], ["first", "to its left", "to its right", "last"]
+    cloud = Series("words", x, [0.5] * 4, labels=words, line=False, points=True)
+    tab = reported(Plot("Cloud", Axis("x", low=0, high=1), Axis("y", low=0, high=1), [cloud]))
+    assert tab.locator("svg .label").all_text_contents() == words
+    sides = """all => all.map(one => one.getBoundingClientRect()).map(({ left, right }) => [left, right])"""
+    found = sorted(tab.locator("svg :is(.label, .point)").evaluate_all(sides))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(found)), found
