@@ -66,7 +66,8 @@ def start(chapter: int, /, *, folder_: Folder = HERE) -> None:
         print(path)
     if not written:
         note(f"The files of chapter {chapter} are in {folder_} already.")
-    note(f"Read docs/course, complete a file, then `cutaway course check {found.exercises[0].number}`.")
+    first = found.exercises[0].number
+    note(f"Read chapter {found.number} in docs/course, complete a file, then `cutaway course check {first}`.")
 
 
 def check(number: str, /, *, file: Path | None = None, folder_: Folder = HERE, as_json: Json = False) -> None:
