@@ -244,3 +244,13 @@ def test_a_label_covers_no_point_and_no_other_label(reported: Opened) -> None:
     sides = """all => all.map(one => one.getBoundingClientRect()).map(({ left, right }) => [left, right])"""
     found = sorted(tab.locator("svg :is(.label, .point)").evaluate_all(sides))
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(found)), found
+
+
+def test_lines_at_one_x_are_drawn_and_long_names_are_whole(reported: Opened) -> None:
+    names = [f"a classifier of long texts, families {which}" for which in ("it learnt", "held out")]
+    lines = [Series(name, [0.0, 0.0], [0.0, 1.0], points=True) for name in names]
+    tab = reported(Plot("At one x", Axis("false positives"), Axis("caught"), lines))
+    assert tab.locator(".legend li").all_inner_texts() == names
+    assert not tab.locator(".legend.unseen").count()
+    middle = "all => all.map(one => one.getBoundingClientRect().left)"
+    assert min(tab.locator("svg .point").evaluate_all(middle)) > 100

@@ -7,6 +7,7 @@ import { colourOf, dashOf, mark, swatch } from "./marks.js";
 import { brief, domain, least, most, scale, shortened, textWidth, ticks, titled } from "./scales.js";
 
 const DENSE = 2; // points a pixel from which a line is drawn by the least and the most of each pixel
+const LONGEST = 190; // pixels of the names beside the lines; longer ones are in the legend
 const ROOM = 250; // pixels that the lines keep where their names are beside them
 
 export function plot(spec) {
@@ -72,9 +73,9 @@ function frameOf(spec, width) {
   const down = ticks(...ys, Math.max(3, Math.floor((height - 70) / 44)), spec.y.log, spec.y.whole);
   const left = Math.ceil(Math.max(24, ...down.map(([, text]) => textWidth(text)))) + 10;
   const lines = spec.series.filter((one) => !one.faint);
-  const beside = Math.min(160, Math.max(0, ...lines.map((one) => textWidth(one.name, "600 12px ")))) + 18;
+  const beside = Math.max(0, ...lines.map((one) => textWidth(one.name, "600 12px "))) + 18;
   const named = lines.length > 1 && lines.length < 9 && lines.every((one) => one.line)
-    && width - left - beside > ROOM;
+    && beside < LONGEST && width - left - beside > ROOM;
   const right = named ? beside : 14;
   const [top, bottom] = [30, 44];
   const [fromX, toX] = [left, width - right];
@@ -87,7 +88,8 @@ function frameOf(spec, width) {
 
 function exact(axis, values) {
   const known = values.filter((one) => one !== null && (!axis.log || one > 0));
-  return known.length ? { ...axis, low: axis.low ?? least(known), high: axis.high ?? most(known) } : axis;
+  const [low, high] = [axis.low ?? least(known), axis.high ?? most(known)];
+  return known.length && low < high ? { ...axis, low, high } : axis; // of one value alone there is no width
 }
 
 function drawing(spec, frame) {
@@ -165,7 +167,7 @@ function endNames(spec, frame) {
   }).filter(Boolean).sort((a, b) => a.y - b.y);
   spread(ends, 15, frame.top, frame.height - frame.bottom);
   return ends.map(({ series, i, y }) => {
-    const text = draw("text.name", { x: frame.width - frame.right + 8, y: y + 4 }, shortened(series.name, frame.right - 10));
+    const text = draw("text.name", { x: frame.width - frame.right + 8, y: y + 4 }, series.name);
     text.style.setProperty("--c", colourOf(series, i, spec));
     return text;
   });
