@@ -267,6 +267,6 @@ def _reinstall() -> str:
 def _print(found: list[Found]) -> None:
     """A line for each, its remedy below it."""
     for one in found:
-        say(f"{one.what:<9}{one.state:<6}{one.found}", 15)
+        say(f"{one.what:<12}{one.state:<6}{one.found}", 18)
         if one.remedy:
-            say(f"{'':9}-> {one.remedy}", 12)
+            say(f"{'':12}-> {one.remedy}", 15)
