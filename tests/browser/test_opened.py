@@ -280,6 +280,7 @@ def test_answers_are_a_tree(app: Opened, server: Server, tmp_path: Path) -> None
     tab.locator(".answer .t").nth(2).click()
     tab.get_by_role("button", name="Continue from").first.click()
     tab.get_by_text("2 of 2").wait_for()
+    tab.get_by_role("button", name="Copy as curl").wait_for()  # the second answer has ended
     tab.get_by_role("button", name="Tree of answers").click()
     tree = tab.get_by_role("tree")
     items = tree.get_by_role("treeitem")
@@ -317,6 +318,7 @@ def test_the_tree_by_keyboard(app: Opened) -> None:
     tab.locator(".answer .t").nth(2).click()
     tab.get_by_role("button", name="Continue from").first.click()
     tab.get_by_text("2 of 2").wait_for()
+    tab.get_by_role("button", name="Copy as curl").wait_for()  # the second answer has ended
     tab.get_by_role("button", name="Tree of answers").click()
     items = tab.get_by_role("treeitem")
     items.nth(2).wait_for()
@@ -338,6 +340,22 @@ def test_the_tree_by_keyboard(app: Opened) -> None:
     tab.keyboard.press("Enter")
     tab.get_by_role("button", name="Continue from").last.click()
     tab.wait_for_function("() => document.querySelectorAll('[role=treeitem]').length === 4")
+
+
+def test_a_branch_begins_while_another_is_answered(app: Opened) -> None:
+    tab = app()
+    ask(tab)
+    held: list[Any] = []
+    tab.route("**/v1/chat/completions", lambda route: held.append(route))
+    tab.locator(".answer .t").nth(2).click()
+    for count in (2, 3):
+        tab.get_by_role("button", name="Continue from").first.click()
+        tab.get_by_text(f"{count} of {count}").wait_for()
+    for route in held:
+        route.continue_()
+    tab.get_by_role("button", name="Copy as curl").wait_for()
+    tab.get_by_role("button", name="Tree of answers").click()
+    tab.get_by_role("treeitem").first.wait_for()
 
 
 # ---- safety ------------------------------------------------------------------------------------------------

@@ -222,7 +222,6 @@ export class Chat extends Place {
 
   // The same answer again, with another token in one place, as a further version.
   async fork(turn, answer, index, one) {
-    if (this.running.size) return;
     const token = { ...one, text: new TextDecoder().decode(Uint8Array.from(one.bytes)), top: answer.tokens[index].top };
     const forked = turn.begin({ ...answer.request, continue_token_ids: [...answer.ids(index), one.id] },
       { name: answer.edits.length ? answer.name : "Answer", edits: answer.edits, from: { answer, index, token } });
