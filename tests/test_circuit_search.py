@@ -81,6 +81,15 @@ def test_curves_order_parts_by_what_they_lose(subject: Subject) -> None:
     assert own[0, 0] == pytest.approx(by_hand(subject, {(0, 0)}), abs=1e-4)
     with pytest.raises(UserError, match="there is no part"):
         circuit_search.curves(subject, TEXT, OTHER, answers=ANSWERS, order=[(9, 0)])
+    for wrong, why in (
+        ({"sizes": [-1, 1]}, "sizes go from 1 to the parts in the order, 1"),
+        ({"sizes": [2]}, "sizes go from 1"),
+        ({"order": [(0, 0), (0, 0)]}, "a part is in the order twice"),
+    ):
+        with pytest.raises(UserError, match=why):
+            circuit_search.curves(
+                subject, TEXT, OTHER, **{"answers": ANSWERS, "sizes": [1], "order": [(0, 0)]} | wrong
+            )
     with pytest.raises(UserError, match="threshold is 2"):
         circuit_search.search(subject, TEXT, OTHER, answers=ANSWERS, threshold=2)
 

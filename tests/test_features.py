@@ -64,7 +64,7 @@ def test_texts_are_kept_beside_a_dictionary_and_read_back(folder: Path, tmp_path
         cutaway.load(folder / "tiny.gguf"),
         Scan(sae_folders.load(own), Activations.open(folder / "acts")),
     )
-    features.set_label(own, 3, "a label")
+    features.set_label(own, sae_folders.load(own), 3, "a label")
     (found,) = dictionaries.read_dictionaries(tmp_path / "set", lm)
     kept = found.contexts
     assert kept is not None and found.labels == {3: "a label"}
@@ -119,7 +119,7 @@ def test_another_tools_folder_is_read_too_and_damaged_ones_are_refused(folder: P
     assert found.made.name == "blocks.1.out" and found.made.card.features == 6
     made.save(tmp_path / "ours")
     for text, why in (
-        ('{"6": "a"}', "a label of feature 6"),
+        ('{"6": "a"}', "there is no feature 6: they are 0 to 5; remove the file"),
         ("[]", "labels.json"),
         ('{"1": 2}', "no feature's number"),
     ):
@@ -245,6 +245,7 @@ def test_the_verbs_show_label_find_and_steer(
     shown = [*command, "--feature", str(one), "--html", str(page), "--neuronpedia", str(board)]
     assert main([*shown, "--steering-file", str(file)]) == 0
     out, err = capsys.readouterr()
+    assert f"Wrote {page} (" in " ".join(err.split()) and f"Wrote {board} (" in " ".join(err.split())
     read = len(Scan(sae_folders.load(folder / "made"), Activations.open(folder / "acts"), []).rows)
     assert f"percentages are of {read} tokens, none of them an attention sink" in " ".join(err.split())
     for words, answer in (
@@ -342,3 +343,42 @@ def test_a_set_is_trained_by_the_verb_and_gone_on_with(folder: Path, capsys: Any
     assert "--kind topk is --activation topk" in capsys.readouterr().err
     assert main([*command[:2], "--kind", "transcoder", "--output", str(folder / "made")]) == 2
     assert "give --force" in capsys.readouterr().err
+
+
+def test_a_feature_that_never_fires_steers_nothing(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    made = sae_folders.load(folder / "made")
+    made.tensors["b_enc"] = made.b_enc - 1e6 * (np.arange(48) == 3).astype(np.float32)
+    made.tensors["W_enc"] = made.W_enc * (np.arange(48) != 3)[:, None].astype(np.float32)
+    made.save(tmp_path / "made")
+    command = ["sae", "features", str(tmp_path / "made"), str(folder / "acts"), "--feature", "3"]
+    command += ["--model", str(folder / "tiny.gguf")]
+    assert main(command) == 0 and "fires at no token that was read" in capsys.readouterr().out
+    assert main([*command, "--steering-file", str(tmp_path / "x.safetensors")]) == 2
+    assert "its largest activation is 0" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_label_is_seen_wherever_its_feature_is(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """Labels are in the folder of the one layer, also of a set that is given; explain and graph show them."""
+    shutil.copytree(folder / "made", tmp_path / "set" / "layer_1")
+    (tmp_path / "set" / "layer_1" / "labels.json").unlink(missing_ok=True)
+    model, given = str(folder / "tiny.gguf"), str(tmp_path / "set")
+    labels = [word for n in range(48) for word in ("--label", f"{n}=word {n} \x1b[31m<b>")]
+    command = ["sae", "features", given, str(folder / "acts"), "--model", model, "--search", "<b>", "--json"]
+    assert main([*command, *labels]) == 0
+    assert (tmp_path / "set" / "layer_1" / "labels.json").is_file()
+    assert not (tmp_path / "set" / "labels.json").exists()
+    capsys.readouterr()
+    assert main(["explain", "all of it", "--model", model, "--sae", given]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\d+ word \d+ .*<b> \d", out) and "\x1b" not in out
+    assert main(["explain", "all of it", "--model", model, "--sae", given, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tokens"]
+    assert all(one["label"].startswith(f"word {one['feature']} ") for row in rows for one in row["features"])
+    page = tmp_path / "graph.html"
+    drawn = ["graph", "all of it", "--model", model, "--features", given, "--nodes", "1", "--json"]
+    assert main([*drawn, "--html", str(page)]) == 0
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    shown = [node["clerp"] for node in nodes if node["feature_type"] == "cross layer transcoder"]
+    assert shown and all(re.match(r"feature 1\.(\d+): word \1 ", one) for one in shown)
+    assert "<b>" not in re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.S)

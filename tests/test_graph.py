@@ -497,6 +497,16 @@ def test_a_clamp_passes_on_along_all_paths() -> None:
         graph, nodes=[node._replace(value=v) for node, v in zip(graph.nodes, values, strict=True)]
     )
     # feature 3 to half: -1; node 4 reads -1 of its value 2, so it rises by 0.5; the logit by 2/2 and -5/4
+    for wrong, why in (
+        ({9: 0.5}, "there is no node 9: the graph's are 0 to 5"),
+        ({3: float("nan")}, "to nan times"),
+    ):
+        for clamped in (
+            predicted,
+            lambda own, clamps: measured(Subject.of(decoder(), Bytes()), own, [clamps]),
+        ):
+            with pytest.raises(UserError, match=why):
+                clamped(graph, wrong)
     changes = predicted(graph, {3: 0.5})
     assert changes.tolist() == pytest.approx([0, 0, 0, -1, 0.5, -1 - 0.625])
     both = predicted(graph, {3: 0.5, 4: 1.0})

@@ -172,6 +172,7 @@ class Runs:
         ({"J": {0: torch.ones(3, 3)}, "d_model": 4}, "d_model is 4"),
         ({"J": {0: torch.ones(3, 3)}, "n_prompts": -1}, "number of texts is -1"),
         ({"J": {0: torch.full((3, 3), torch.nan)}}, "NaN"),
+        ({"J": {0: torch.full((3, 3), 3e38)}}, "NaN or beyond"),
         ({"J": {-1: torch.ones(3, 3)}}, "of no layer"),
         ({"J": {0: torch.ones(3, 3).T[1:]}}, "rows do not follow"),
         ([1, 2], "no dict J"),
@@ -291,6 +292,7 @@ def test_the_verb_fits_shows_merges_and_converts(tmp_path: Path, capsys, monkeyp
         ("fit tiny.gguf --texts t.txt --tokens 17 --output c", "18 to 512"),
         ("fit tiny.gguf --texts tiny.gguf --output c", "no texts of 64 tokens"),
         ("show t.txt", "not a safetensors file"),
+        ("show b.pt hello --model tiny.gguf --top 99999999", "--top is 99999999: it goes from 1 to 1000"),
         ("show jacobian hello --model tiny.gguf", "has no Jacobian lens yet"),
     ):
         assert why in run(words, 2), words

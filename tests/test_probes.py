@@ -61,3 +61,11 @@ def test_a_probe_is_scored_on_texts_apart(subject: Subject) -> None:
     for test, why in (((others, theirs[1:]), "24 and 23"), (([[1, 2, 3]], ["c"]), "the label 'c'")):
         with pytest.raises(UserError, match=why):
             probes.probe(subject, texts, labels, ["embed"], folds=4, test=test)
+    for wrong, why in (
+        ({"positions": [0, 9]}, r"there is no position 9 in every text: the shortest has \d+ tokens"),
+        ({"position": -9}, "there is no position -9 in every text"),
+        ({"positions": []}, "positions is empty"),
+        ({"folds": 1}, "folds is 1: it goes from 2"),
+    ):
+        with pytest.raises(UserError, match=why):
+            probes.probe(subject, texts, labels, ["embed"], **wrong)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError
 from cutaway.inspect import sae, sae_check, sae_folders, sae_pytorch, sae_sparse, sae_training
 from cutaway.inspect.activations import Activations, beside
 from cutaway.inspect.sae import SAE, Card
@@ -232,3 +232,24 @@ def test_what_does_not_fit_is_refused(data: Activations, tmp_path: Path) -> None
             sae_training.train(data, "blocks.0.mlp_norm", **options)
     with pytest.raises(UserError, match="the learning rate is 0"):
         sae_training.train(data, "blocks.0.mlp_norm", learning_rate=0)
+
+
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_a_training_that_diverges_is_no_result(activation: str, data: Activations, tmp_path: Path) -> None:
+    names = ["blocks.0.mlp_norm", "blocks.0.mlp.down"]
+    wild: Any = QUICK | {"steps": 6, "learning_rate": 1e30, "activation": activation}
+    with pytest.raises(OperationalError, match=r"diverged at step \d.* lower learning rate than 1e\+30"):
+        sae_training.train(data, names, kind="transcoder", **wild)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 3e38])
+def test_a_dictionary_of_damaged_numbers_is_refused(value: float, tmp_path: Path) -> None:
+    card = Card("sae", "topk", ("blocks.0.out",), ("blocks.0.out",), (2, 2), "m", 2, 1)
+    zeros: Any = {"b_enc": np.zeros(2, "f4"), "b_dec": np.zeros(2, "f4")}
+    made = SAE(card, zeros | {name: np.eye(2, dtype=np.float32) for name in ("W_enc", "W_dec")})
+    made.tensors["W_enc"] = np.array([[1, value], [0, 1]], np.float32)
+    made.save(tmp_path / "made")
+    with pytest.raises(
+        UserError, match="W_enc has numbers that are NaN or beyond 1e\\+18; its file is damaged"
+    ):
+        sae_folders.load(tmp_path / "made")

@@ -413,3 +413,26 @@ def test_a_result_shows_itself(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="indices of 1 axes, and these are 2"):
         made.show(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("study", "why"),
+    [
+        (
+            lambda of: causal.path_patching(of, TEXT, OTHER, [("blocks.2.attention.q", 40)], answers=ANSWERS),
+            "head 40",
+        ),
+        (
+            lambda of: causal.patching(of, TEXT, OTHER, metric=lambda logits: logits[-1]),
+            "it must give one number",
+        ),
+        (lambda of: logit_attribution(of, TEXT, []), "one token or more"),
+        (lambda of: tuned_lens.train(of, []), "there are no texts"),
+        (lambda of: Result(np.ones(2), {"layer": [0, 1]}, "a").top(-1), "count is -1"),
+        (lambda of: gradients.circuit(of, TEXT, OTHER, answers=ANSWERS).strongest(-1), "count is -1"),
+    ],
+    ids=["head", "metric", "tokens", "texts", "top", "strongest"],
+)
+def test_what_a_study_cannot_be_of_is_refused(subject: Subject, study, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        study(subject)

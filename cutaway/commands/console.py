@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from cutaway.data.sources import Source
 
 
+def wrote(path: Path) -> None:
+    """Print which file was written, and its size."""
+    note(f"Wrote {path} ({size(path.stat().st_size)}).")
+
+
 def note_fallback(lm: Any) -> None:
     """Print why the PyTorch model runs, where the runtime could have been chosen."""
     engine, reason = lm.engine_choice

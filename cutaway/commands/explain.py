@@ -16,11 +16,10 @@ from cutaway.commands import explain_features, explain_how, plots
 from cutaway.commands.console import (
     base_of,
     doing,
-    note,
     on_screen,
     print_json,
-    size,
     use_threads,
+    wrote,
 )
 from cutaway.commands.explain_asked import Asked, load_model
 from cutaway.commands.generate import prompt_text
@@ -120,13 +119,13 @@ def explain(
     use_threads(threads)
     plots.check(html, svg, force)
     plots.check_alone(svg, asked.two or backends or parallel or sae is not None or html or open_page)
-    features = None if sae is None else explain_features.autoencoder(sae)
+    features, labels = (None, {}) if sae is None else explain_features.autoencoder(sae)
     lm = load_model(source)
     ids, page = asked.ids(lm, asked.text), html is not None or open_page
     if how:
         _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
     elif features is not None and not page:
-        explain_features.show(lm, ids, features, asked.name, as_json)
+        explain_features.show(lm, ids, features, labels, asked.name, as_json)
     elif parallel:
         _print_parallel(lm, ids, asked.name, threads, as_json)
     elif backends:
@@ -238,6 +237,6 @@ def _write_page(document: str, target: Path | None, open_page: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
     files.write_file(target, document)
-    note(f"Wrote {target} ({size(target.stat().st_size)}).")
+    wrote(target)
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cutaway.commands.console import doing, note, on_screen, print_json, size, use_threads, watched
+from cutaway.commands.console import doing, note, on_screen, print_json, use_threads, watched, wrote
 from cutaway.commands.explain_asked import load_model
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Html, Json, Model, Open, Threads
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cutaway.inspect.graph.attribution_graph import Graph
+    from cutaway.inspect.sae import SAE
 
 SHOWN = 12  # nodes in a terminal
 
@@ -78,19 +79,25 @@ def graph(
     use_threads(threads)
     _check(nodes, edges, least, html, svg, force)
     from cutaway.inspect.graph import build, exported, page
-    from cutaway.inspect.sae_folders import load_set
+    from cutaway.inspect.sae_folders import with_folders
 
     named = [] if groups is None else exported.read_groups(groups)
-    dictionaries = [] if features is None else load_set(features)
+    found = [] if features is None else with_folders(features)
     lm = load_model(model)
     with doing("Reading the text"):
         ids = lm.ids(shown)
     with watched() as progress:
         made = build.attribution_graph(
-            lm, ids, target, features=dictionaries, neurons=neurons, least=least, progress=progress
+            lm,
+            ids,
+            target,
+            features=[one for one, _ in found],
+            neurons=neurons,
+            least=least,
+            progress=progress,
         )
     _note(made)
-    made = replace(made, model=model, groups=named)
+    made = replace(_labelled(made, found), model=model, groups=named)
     if groups is not None:
         exported.check_groups(made, named, groups)
     kept = made.pruned(nodes, edges)
@@ -125,6 +132,25 @@ def _check(
         raise UserError(f"--svg {svg}: the drawing is SVG: give a name that ends in .svg")
 
 
+def _labelled(made: Graph, found: list[tuple[SAE, Path | None]]) -> Graph:
+    """The graph with the labels that the user gave features after their names."""
+    from cutaway.inspect.features import labels
+
+    own = {
+        (one.layer, feature): text
+        for one, folder in found
+        if folder is not None
+        for feature, text in labels(folder, one).items()
+    }
+    nodes = [
+        node._replace(label=f"{node.name}: {own[node.layer, node.index]}")
+        if node.kind == "feature" and (node.layer, node.index) in own
+        else node
+        for node in made.nodes
+    ]
+    return replace(made, nodes=nodes)
+
+
 def _note(made: Graph) -> None:
     """Asks whether the token with a space was meant, where that one is far likelier."""
     if likelier := made.facts["likelier"]:
@@ -137,14 +163,14 @@ def _draw(kept: Graph, target: Path, force: bool) -> None:
     from cutaway.inspect.graph import drawn
 
     files.write_file(target, drawn.svg(kept), force=force)
-    note(f"Wrote {target} ({size(target.stat().st_size)}).")
+    wrote(target)
 
 
 def _write(document: str, target: Path | None, open_page: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "graph.html"
     files.write_file(target, document, force=True)
-    note(f"Wrote {target} ({size(target.stat().st_size)}).")
+    wrote(target)
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cutaway.commands.console import size
+from cutaway.commands.console import wrote
 from cutaway.commands.terminal import note
 from cutaway.errors import UserError, plural
 from cutaway.page.report import Report
@@ -38,7 +38,7 @@ def write_plots(report: Report, html: Path | None, svg: Path | None, force: bool
     """Write a report's page, and its charts as drawings, where they were asked for."""
     if html is not None:
         files.write_file(html, report.html(), force=force)
-        note(f"Wrote {html} ({size(html.stat().st_size)}).")
+        wrote(html)
     if svg is not None:
         write_svg(svg, render.named(report.charts()))
 

@@ -79,7 +79,7 @@ def features(
     :param model: The model; the one that the dictionary is of by default.
     :param against: Of a crosscoder of two models, the other one's dataset.
     """
-    made = sae_folders.load(folder)
+    made, folder = sae_folders.load_one(folder)
     for one in feature:
         made.check_feature(one)
     if steering_file is not None and len(feature) != 1:
@@ -106,8 +106,10 @@ def features(
         _write_steering(view, feature[0], steering_file)
     if html is not None:
         files.write_file(html, view.page(), force=force)
+        console.wrote(html)
     if neuronpedia is not None:
         files.write_file(neuronpedia, json.dumps(view.neuronpedia(), indent=1), force=force)
+        console.wrote(neuronpedia)
     if as_json:
         console.print_json(view.document())
         return
@@ -135,7 +137,7 @@ class _View:
         progress: files.Progress,
     ) -> None:
         self.made, self.data, self.lm, self.folder = made, data, loaded, folder
-        self.labels = of_features.labels(folder)
+        self.labels = of_features.labels(folder, made)
         self.judged: dict[int, feature_pages.Judged] = {}
         scan = Scan(made, data, features, progress=progress)
         firing = [int(one) for one in np.flatnonzero(scan.often > 0)]
@@ -156,7 +158,7 @@ class _View:
         for one in self.features:
             if one not in self.labels:
                 self.labels[one] = feature_labels.suggested(self.lm, self.scan, one)
-                of_features.set_label(self.folder, one, self.labels[one])
+                of_features.set_label(self.folder, self.made, one, self.labels[one])
 
     def judge(self, pairs: int, progress: files.Progress) -> None:
         from cutaway.evaluate.statistics import proportion
@@ -223,8 +225,9 @@ class _View:
             _, label, often, most, at, raises = by_number[one]
             named = f": {visible(str(label))}" if label else ""
             console.say(f"feature {one}{named}")
+            where = f"at most {most:.4g}; strongest at {visible(str(at))}"
             console.say(
-                f"  fires on {often:.3%} of tokens, at most {most:.4g}; strongest at {visible(str(at))}"
+                f"  fires on {often:.3%} of tokens, {where}" if often else "  fires at no token that was read"
             )
             console.say(
                 f"  raises {visible(str(raises))}" if raises else "  writes no vector of the residual stream"
@@ -251,7 +254,7 @@ def _set(folder: Path, made: SAE, given: str) -> None:
     if not equals or not number.strip().isdecimal():
         raise UserError(f'--label is {given!r}: write NUMBER=TEXT, as --label "17=names of months"')
     made.check_feature(int(number))
-    of_features.set_label(folder, int(number), text)
+    of_features.set_label(folder, made, int(number), text)
 
 
 def _write_steering(view: _View, feature: int, path: Path) -> None:
@@ -264,6 +267,11 @@ def _write_steering(view: _View, feature: int, path: Path) -> None:
         raise UserError(
             f"{name} is not added to a layer's output as it is: the feature is no steering vector"
         )
-    most = float(view.scan.most[feature]) or 1.0
+    most = float(view.scan.most[feature])
+    if most <= 0:
+        raise UserError(
+            f"feature {feature} fires at no token that was read, so its largest activation is 0: give a "
+            "feature that fires"
+        )
     steering.save(path, [Add(int(where[1]), view.made.W_dec[feature].tolist(), strength=most)])
     console.note(f'Wrote {path}: cutaway generate "..." --steer {path}:1')

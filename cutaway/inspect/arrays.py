@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+LARGEST = 1e18  # a number of a file: squares of larger ones overflow float32
+
 GROUP = 64  # numbers, far apart, of which the largest is looked at first
 
 

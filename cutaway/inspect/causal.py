@@ -376,6 +376,9 @@ class Paths(Study):
     def _received(self, cell: Cell, values: Values) -> Cell:
         """What the receivers got, in their text as it is otherwise."""
         at = range(cell.first, len(self.found.each[cell.text].ids))
+        for name, head in self.receivers:
+            if head is not None and not 0 <= head < len(values[name]):
+                raise UserError(f"there is no head {head} of {name}: they are 0 to {len(values[name]) - 1}")
         parts = (
             (name, head, values[name] if head is None else values[name][head])
             for name, head in self.receivers

@@ -142,7 +142,12 @@ def curves(
         order = [study.every[n] for n in np.argsort(-losses, kind="stable")]
     if unknown := next((part for part in order if part not in every), None):
         raise UserError(f"there is no part {unknown}: a part is a layer and a head, or a layer and None")
-    draw, sizes = np.random.default_rng(seed), [size for size in sizes if size <= len(order)]
+    if len(set(order)) < len(order):
+        raise UserError("a part is in the order twice: name each once")
+    draw, few = np.random.default_rng(seed), min(sizes, default=0)
+    sizes = [size for size in sizes if size <= len(order)]
+    if few < 1 or not sizes:
+        raise UserError(f"sizes go from 1 to the parts in the order, {len(order)}")
     kinds = ("faithfulness", "completeness", "random faithfulness", "random completeness")
     values, margins = np.zeros((4, len(sizes))), np.zeros((4, len(sizes)))
     for at, size in enumerate(sizes):

@@ -84,10 +84,7 @@ def read_dictionaries(path: Path, lm: Any) -> list[Dictionary]:
     found = []
     for made, own in sae_folders.with_folders(folder):
         _check(made, lm.config, folder)
-        named = {} if own is None else labels(own)
-        wrong = [one for one in named if one >= made.card.features]
-        if own is not None and wrong:
-            raise UserError(f"{own}: has a label of feature {wrong[0]}, which the dictionary does not have")
+        named = {} if own is None else labels(own, made)
         kept = None if own is None else contexts(own, made, len(lm.tokenizer))
         found.append(Dictionary(made, named, kept))
     return found

@@ -3,7 +3,7 @@
     scan = Scan(made, data, [17, 40])                  one pass over an activation dataset
     scan.examples(17)                                  texts at quantiles of its activation
     effects(lm, made, [17])                            tokens whose logits its direction raises and lowers
-    labels(folder); set_label(folder, 17, "months")    names of the user's own
+    labels(folder, made); set_label(folder, made, 17, "months")    names of the user's own
 
 Texts whose number is a multiple of ``HELD`` are left out: labels are judged on those (``feature_labels.py``).
 """
@@ -226,21 +226,26 @@ def effects(lm: Any, made: SAE, features: Sequence[int], count: int = 8) -> list
     return found
 
 
-def labels(folder: Path) -> dict[int, str]:
-    """The labels that the user gave features of a folder."""
+def labels(folder: Path, made: SAE) -> dict[int, str]:
+    """The labels that the user gave features of a folder's dictionary."""
     if not (folder / LABELS).is_file():
         return {}
     found = parsed(folder / LABELS)
     for key, text in found.items():
         if not key.isdecimal() or not isinstance(text, str) or len(text) > LONGEST:
             raise UserError(f"{folder / LABELS}: {quoted(key)} is no feature's number with a label of text")
+        if int(key) >= made.card.features:
+            raise UserError(
+                f"{folder / LABELS}: there is no feature {key}: they are 0 to {made.card.features - 1}; "
+                "remove the file if it is of another training"
+            )
     return {int(key): text for key, text in found.items()}
 
 
-def set_label(folder: Path, feature: int, text: str) -> None:
+def set_label(folder: Path, made: SAE, feature: int, text: str) -> None:
     """Keeps a label; an empty one removes it."""
     if len(text) > LONGEST:
         raise UserError(f"a label of {len(text)} characters: at most {LONGEST} are kept")
-    kept = labels(folder) | {feature: " ".join(text.split())}
+    kept = labels(folder, made) | {feature: " ".join(text.split())}
     kept = {one: label for one, label in sorted(kept.items()) if label}
     files.write_file(folder / LABELS, json.dumps({str(one): label for one, label in kept.items()}, indent=1))

@@ -177,6 +177,8 @@ class Circuit:
 
     def strongest(self, count: int) -> Circuit:
         """The graph of the edges with the largest effects."""
+        if count < 0:
+            raise UserError(f"count is {count}: it goes from 0")
         return Circuit(self.edges[:count], self.title)
 
     def save(self, path: str | Path) -> Path:

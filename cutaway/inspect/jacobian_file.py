@@ -22,6 +22,7 @@ from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.extras import need
 from cutaway.gguf import Packed
+from cutaway.inspect.arrays import LARGEST
 from cutaway.inspect.jacobian_lens import JacobianLens
 from cutaway.quantization import formats
 from cutaway.store import files
@@ -136,8 +137,8 @@ def _checked(
     width = len(next(iter(matrices.values()), ()))
     if not width or any(each.shape != (width, width) for each in matrices.values()):
         raise UserError(f"{path}: a lens has one square matrix a layer, all of one width")
-    if min(matrices) < 0 or not all(np.isfinite(each).all() for each in matrices.values()):
-        raise UserError(f"{path}: a matrix is of no layer, or holds NaN or infinity")
+    if min(matrices) < 0 or not all((abs(each) <= LARGEST).all() for each in matrices.values()):
+        raise UserError(f"{path}: a matrix is of no layer, or has numbers that are NaN or beyond {LARGEST:g}")
     for what, value, least in (("target", target, 1 + max(matrices)), ("number of texts", texts, 1)):
         if type(value) is not int or not least <= value < 1 << 40:
             raise UserError(

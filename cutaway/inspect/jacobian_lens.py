@@ -54,7 +54,7 @@ class JacobianLens:
         if self.width != width or last >= layers:
             raise UserError(
                 f"{name} is of another model, of width {self.width} and {last + 1} layers or more: this one "
-                f"has width {width} and {layers} layers"
+                f"has width {width} and {layers} layers; name the model that it was fitted to"
             )
         of = self.facts.get("model")
         if of is not None and of != digest(subject):

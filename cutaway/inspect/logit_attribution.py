@@ -35,6 +35,8 @@ def logit_attribution(
     """
     if by not in ("head", "neuron", "position"):
         raise UserError(f'by is {by!r}: use "head", "neuron" or "position"')
+    if not len(tokens):
+        raise UserError("logits are attributed of one token or more, and none is given")
     subject = subject_of(lm)
     kept = [*attribution_names(subject.config)]
     kept += neuron_names(subject.config) if by == "neuron" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,7 +230,11 @@ def _pair(
             )
         metric, words = LogitDifference(yours, mine), f"{first!r} - {second!r}"
     of: Any = metric.of if isinstance(metric, LogitDifference) else metric
-    here, there = (float(of(logits)) for logits in both)
+    measured = [of(logits) for logits in both]
+    for shape in (np.shape(one) for one in measured):
+        if math.prod(shape) != 1:
+            raise UserError(f"the metric gives numbers of shape {list(shape)}: it must give one number")
+    here, there = map(float, measured)
     if not is_finite(there - here):
         raise UserError(f"the metric is {here} for this text and {there} for the other: both must be finite")
     if here == there:

@@ -47,6 +47,8 @@ def probe(
     """
     library("sklearn")
     kinds, counts = np.unique(np.asarray(labels), return_counts=True)
+    if folds < 2:
+        raise UserError(f"folds is {folds}: it goes from 2")
     if len(texts) != len(labels) or len(kinds) < 2 or counts.min() < folds:
         raise UserError(
             f"a probe of {folds} folds needs a label a text, and {folds} texts or more of each of two labels"
@@ -56,6 +58,7 @@ def probe(
     train = _read(subject, texts, labels, names, progress)
     held_out = None if test is None else _tested(subject, test, kinds, names, progress)
     at = [position] if positions is None else list(positions)
+    _check_positions(at, [*train.ids, *(held_out.ids if held_out else ())])
     random = np.random.default_rng(seed)
     names, directions = list(train.traces[0]), {}
     values, margins, controls = (np.zeros((len(names), len(at))) for _ in range(3))
@@ -79,6 +82,17 @@ def probe(
     facts |= {"control": shape(controls), "selectivity": shape(values - controls)} if control else {}
     axes = {"activation": names} | ({} if positions is None else {"position": at})
     return Result(shape(values), axes, "probes", facts, shape(margins))
+
+
+def _check_positions(at: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
+    """UserError for no position, and for one that a text does not have."""
+    if not at:
+        raise UserError("positions is empty: name at least one, or leave it out for the last")
+    shortest = min(map(len, ids))
+    if wrong := next((one for one in at if not -shortest <= one < shortest), None):
+        raise UserError(
+            f"there is no position {wrong} in every text: the shortest has {shortest} tokens, from 0"
+        )
 
 
 class Read(NamedTuple):

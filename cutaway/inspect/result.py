@@ -65,6 +65,8 @@ class Result:
 
     def top(self, count: int = 10) -> list[tuple[Any, ...]]:
         """The entries of largest size, each as its labels and its value."""
+        if count < 0:
+            raise UserError(f"count is {count}: it goes from 0")
         labels = list(self.axes.values())
         order = np.argsort(-np.abs(self.values), axis=None, kind="stable")[:count]
         places = zip(*np.unravel_index(order, self.values.shape), strict=True)

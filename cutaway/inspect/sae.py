@@ -37,7 +37,7 @@ from cutaway.bounds import Count, Natural
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.inspect.activations import AGAINST
-from cutaway.inspect.arrays import largest
+from cutaway.inspect.arrays import LARGEST, largest
 from cutaway.inspect.edits import Add, Project
 from cutaway.quantization import formats
 from cutaway.store import files
@@ -122,6 +122,13 @@ class SAE:
         self.W_skip, self.threshold = self.tensors.get("W_skip"), self.tensors.get("threshold")
         if (self.threshold is None) != (card.activation == "topk"):
             raise UserError(f"{card.activation} goes with {'no ' * (card.activation == 'topk')}thresholds")
+        for name, of in self.tensors.items():
+            most = np.inf if name == "threshold" else LARGEST  # a feature may be switched off
+            if of.size and not (of.max() <= most and of.min() >= -most):
+                raise UserError(
+                    f"the dictionary of {self.name}: {name} has numbers that are NaN or beyond {LARGEST:g}; "
+                    "its file is damaged: get it, or train it, again"
+                )
 
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Writes it as float32 safetensors and a card."""

@@ -26,10 +26,15 @@ OLDER = {
 
 def load(folder: str | Path) -> SAE:
     """The one dictionary of a folder, ours or another tool's; UserError for a set of several."""
-    found = load_set(folder)
-    if len(found) != 1:
-        raise UserError(f"{folder}: holds {len(found)} dictionaries: name the folder of one of them")
-    return found[0]
+    return load_one(folder)[0]
+
+
+def load_one(folder: str | Path) -> tuple[SAE, Path]:
+    """The same, and the folder in which its labels are."""
+    (made, own), *others = with_folders(Path(folder))
+    if others or own is None:
+        raise UserError(f"{folder}: holds {len(others) + 1} dictionaries: name the folder of one of them")
+    return made, own
 
 
 def load_set(folder: str | Path) -> list[SAE]:

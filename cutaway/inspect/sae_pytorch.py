@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError
 from cutaway.inspect import sae_sparse
 from cutaway.inspect.sae import DEAD, Card
 from cutaway.quantization import formats
@@ -90,6 +90,11 @@ def optimize(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if not (bool(loss.isfinite()) and all(bool(one.isfinite().all()) for one in weights)):
+            raise OperationalError(
+                f"training diverged at step {step + 1:,}, where weights are infinite or no numbers any more: "
+                f"give a lower learning rate than {learning_rate:g}"
+            )
         with torch.no_grad():
             for part in parts:
                 part.of["W_dec"].copy_(F.normalize(part.of["W_dec"], dim=1))

@@ -177,6 +177,8 @@ def trace_texts(
     progress: files.Progress = files.silent,
 ) -> Traces:
     """The traces of texts' ids, of which ``names`` are kept; ``progress`` counts them."""
+    if not len(rows):
+        raise UserError("there are no texts: give one or more")
     engine, given, choice = subject.asked(rows, kept or (TAPS,), edit)
     asked = engine.resolve(kept or (TAPS,))
     _check_size(subject.config, max(map(len, rows)), len(rows), asked)

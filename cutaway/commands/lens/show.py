@@ -12,6 +12,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Json, Model, Threads
 from cutaway.errors import UserError
 
+MOST = 1000  # tokens of a layer
 HIDDEN = ("deviation", "done")  # what a fit needs to go on
 
 
@@ -43,8 +44,8 @@ def show(
     :param position: Which token of the text; -1 is the last.
     :param top: How many of the likeliest tokens to show.
     """
-    if top < 1:
-        raise UserError(f"--top is {top}: it must be 1 or more")
+    if not 1 <= top <= MOST:
+        raise UserError(f"--top is {top}: it goes from 1 to {MOST}")
     console.use_threads(threads)
     if text is None and lens != "jacobian":
         from cutaway.inspect import jacobian_file

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.bounds import is_finite
 from cutaway.errors import UserError
 from cutaway.inspect.edits import Add, Edit, Scale
 from cutaway.inspect.graph.attribution_graph import Graph
@@ -44,6 +45,7 @@ def reduced(direct: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def predicted(graph: Graph, clamps: Clamps, direct: np.ndarray | None = None) -> np.ndarray:
     """float64 [n]: the change of each node's value when some are clamped. ``direct``: ``passed_on``."""
+    _check(graph, clamps)
     direct = passed_on(graph) if direct is None else direct
     changes = np.zeros(len(graph.nodes))
     for n, node in enumerate(graph.nodes):
@@ -67,6 +69,8 @@ def measured(lm: Any, graph: Graph, clamps: Sequence[Clamps], progress: Progress
     """float64 [clamps logits]: the true change of each logit, less the mean of all, under each clamp."""
     subject, count = subject_of(lm), vocabulary_of(subject_of(lm))
     chosen = [graph.nodes[n].index for n in graph.logits]
+    for one in clamps:
+        _check(graph, one)
     edits = [[edit for n, by in one.items() for edit in _edits(graph, n, by)] for one in clamps]
 
     def logits(given: Sequence[Sequence[Edit]]) -> list[np.ndarray]:
@@ -80,6 +84,14 @@ def measured(lm: Any, graph: Graph, clamps: Sequence[Clamps], progress: Progress
         found[start : start + len(some)] = np.array(some) - base
         progress("checking", start + len(some), len(clamps))
     return found
+
+
+def _check(graph: Graph, clamps: Clamps) -> None:
+    for n, by in clamps.items():
+        if not 0 <= n < len(graph.nodes):
+            raise UserError(f"there is no node {n}: the graph's are 0 to {len(graph.nodes) - 1}")
+        if not is_finite(by):
+            raise UserError(f"node {n} is clamped to {by} times its value: give a finite number")
 
 
 def _edits(graph: Graph, n: int, by: float) -> list[Edit]:

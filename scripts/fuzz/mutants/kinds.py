@@ -823,9 +823,9 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("labels of features", "sae features", autoencoder, "sae/labels.json")
 def _(folder: Path, rng: random.Random) -> None:
-    from cutaway.inspect import features
+    from cutaway.inspect import features, sae_folders
 
-    features.labels(folder / "sae")
+    features.labels(folder / "sae", sae_folders.load(folder / "sae"))
 
 
 @kind("texts of features", "sae texts", texts_of_features, "sae/contexts.safetensors")
