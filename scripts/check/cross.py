@@ -25,8 +25,9 @@ from scripts.check.wheels import TOOLS_FOLDER, tools
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("x86_64-windows-gnu", "aarch64-macos", "x86_64-macos")
-FLAGS = "-std=c++20 -O2 -g0 -ffp-contract=off -fno-sanitize=undefined -fvisibility=hidden"
+FLAGS = "-std=c++20 -O1 -g0 -ffp-contract=off -fno-sanitize=undefined -fvisibility=hidden"
 FLAGS += " -Wall -Wextra -Wno-psabi -Wno-bitwise-instead-of-logical"  # clang's, and meant: no branch
+FLAGS += " -Wno-pass-failed"  # -O1, which is quick, does not widen the loops that ask for it
 CHECKED = "core/isa core/thread_pool runtime weights/quant"  # what native/check/isa.cpp calls
 LOAD = """
 #include <windows.h>
