@@ -223,4 +223,8 @@ def _plot(curves: Sequence[Curve]) -> Plot:
         for curve in curves
     ]
     title = f"{curves[0].y} by {curves[0].x}"
-    return Plot(title[:1].upper() + title[1:], Axis(curves[0].x), Axis(curves[0].y), series)
+    values = [y for one in series for y in one.y]
+    low, high = (0.0 if min(values, default=0.0) >= 0 else None), (None if any(values) else 1.0)
+    return Plot(
+        title[:1].upper() + title[1:], Axis(curves[0].x), Axis(curves[0].y, low=low, high=high), series
+    )
