@@ -92,8 +92,8 @@ def optimize(
         optimizer.step()
         if not (bool(loss.isfinite()) and all(bool(one.isfinite().all()) for one in weights)):
             raise OperationalError(
-                f"training diverged at step {step + 1:,}, where weights are infinite or no numbers any more: "
-                f"give a lower learning rate than {learning_rate:g}"
+                f"training diverged at step {step + 1:,}: the loss or a weight is no finite number; give a "
+                f"lower learning rate than {learning_rate:g}, or a larger batch than {parts[0].card.batch:,}"
             )
         with torch.no_grad():
             for part in parts:
