@@ -90,7 +90,8 @@ def optimize(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if not (bool(loss.isfinite()) and all(bool(one.isfinite().all()) for one in weights)):
+        kept = (step + 1) % EVERY == 0 or step + 1 == steps
+        if not (loss.isfinite() and (not kept or all(one.isfinite().all() for one in weights))):
             raise OperationalError(
                 f"training diverged at step {step + 1:,}: the loss or a weight is no finite number; give a "
                 f"lower learning rate than {learning_rate:g}, or a larger batch than {parts[0].card.batch:,}"
