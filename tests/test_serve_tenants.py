@@ -162,7 +162,7 @@ def test_every_route_waits_behind_its_own_key_alone(server: Server) -> None:
 
     documented = routes(server)
     blockers = [
-        threading.Thread(target=lambda: asyncio.run(pool.run("key everything", 60, occupy)))
+        threading.Thread(target=lambda: asyncio.run(pool.run("key everything", 600, occupy)))
         for _ in range(pool._share)
     ]
     with ThreadPoolExecutor(len(documented)) as clients:
