@@ -4,8 +4,8 @@
 
 Tokens/s, medians of the turns: 64 decoded tokens with one thread and with all, and a prompt of 512 read with
 all. Of ik_llama.cpp the better of -rtr 0 and 1 (weights as in the file, or repacked); both peers run without
-flash attention, which matters little at this depth. "of reading" is the share of the speed at which a loop that
-does nothing else reads as many bytes. A minute and a half a turn for a file of a billion weights.
+flash attention, which matters little at this depth. "of reading" is the share of the speed at which a loop
+that does nothing else reads as many bytes. A minute and a half a turn for a file of a billion weights.
 """
 
 from __future__ import annotations
