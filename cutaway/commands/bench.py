@@ -22,6 +22,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Context, Json, KVCache, Strict
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later
+from cutaway.native import library
 from cutaway.runtime import measure
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.store import files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import webbrowser
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,8 +114,7 @@ def graph(
     if as_json:
         print_json(document)
     elif html is None and svg is None and not open_page:
-        promotes = page.promoted(lm, kept)
-        on_screen(lambda console: _show(made, kept, promotes, checked, console))
+        on_screen(partial(_show, made, kept, page.promoted(lm, kept), checked))
 
 
 def _check(

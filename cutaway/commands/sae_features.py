@@ -113,10 +113,7 @@ def features(
     if as_json:
         console.print_json(view.document())
         return
-    if view.features:
-        view.print_each()
-    else:
-        view.print_table(view.lines)
+    view.print()
     console.note(
         f"percentages are of {len(view.scan.rows):,} tokens, none of them an attention sink; one text in "
         "five is held out"
@@ -215,6 +212,13 @@ class _View:
         console.on_screen(lambda screen: console.print_table(screen, table))
         if len(lines) > SHOWN:
             console.note(f"{len(lines) - SHOWN:,} more: --search WORD finds some, --json prints all")
+
+    def print(self) -> None:
+        """The features that were asked for one by one, else the table."""
+        if self.features:
+            self.print_each()
+        else:
+            self.print_table(self.lines)
 
     def print_each(self) -> None:
         by_number = {line[0]: line for line in self.lines}

@@ -853,7 +853,7 @@ def _(folder: Path, rng: random.Random) -> None:
 
     names = ("blocks.1.out",)
     card = Card("sae", "topk", names, names, (8, 8), "small", 12, 2, steps=3, batch=4)
-    data = np.zeros((16, 8), np.float32)
+    data = np.random.default_rng(0).standard_normal((16, 8), np.float32)
     part = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0)
     path = folder / "made.part.safetensors"
     sae_pytorch.optimize([part], [slice(0, 8)], lambda step: (data, data), 1e-3, path, lambda *_: None)
