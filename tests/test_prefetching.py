@@ -1,5 +1,6 @@
 """How far ahead the memory is asked changes no bit, and is measured once for a processor and a core."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cutaway.runtime
 from cutaway import native
 from cutaway.commands import doctor
+from cutaway.errors import UserError
 from cutaway.native import library, packed_product
 from cutaway.runtime import prefetching
 from cutaway.runtime.engine import RuntimeEngine
@@ -119,3 +122,16 @@ def test_doctor_shows_what_was_measured(capsys: pytest.CaptureFixture[str]) -> N
     )
     _, shown, _ = checks(capsys)
     assert "3 KB" in shown["prefetching"]["found"]
+
+
+def test_doctor_goes_on_where_the_core_or_a_library_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise UserError("CUTAWAY_ISA is 'none'")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(library, "unavailable_reason", refused)
+        assert list(doctor.memory_ahead()) == []
+    monkeypatch.delitem(sys.modules, "cutaway.runtime.prefetching")
+    monkeypatch.delattr(cutaway.runtime, "prefetching")
+    monkeypatch.setitem(sys.modules, "cutaway.runtime.engine", None)
+    assert list(doctor.memory_ahead()) == []

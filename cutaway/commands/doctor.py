@@ -123,9 +123,12 @@ def threads() -> Iterator[Found]:
 
 def memory_ahead() -> Iterator[Found]:
     """How far ahead the memory is asked for weights, as it was measured here."""
-    from cutaway.runtime import prefetching
+    try:
+        from cutaway.runtime import prefetching
 
-    if library.unavailable_reason() is not None:
+        if library.unavailable_reason() is not None:
+            return
+    except (UserError, ImportError):  # a setting of the core or no numpy, which have lines of their own
         return
     known = prefetching.measured()
     if known is None:

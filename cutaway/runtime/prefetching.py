@@ -21,14 +21,14 @@ from cutaway.runtime.engine import RuntimeEngine
 from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 
-WAYS = {
+WAYS = {  # how far ahead, and the number that the core has for it
     "not at all": 0,
     "8-bit types": 1,
     "2 KB": 2048,
     "3 KB": 3072,
     "4 KB": 4096,
     "8 KB": 8192,
-}  # the core's
+}
 MEASURED = "prefetching.json"
 LEAST = 32 << 20  # bytes of weights: fewer stay in a cache, and are not asked of the memory
 MOST = 128 << 20  # bytes that a measured token reads: some of a large model's layers

@@ -110,7 +110,8 @@ int64_t nanoseconds(float (*of)()) {
 }
 
 // Whether a product of pairs of bfloat16 takes no longer than the two products of floats that do the same: measured here,
-// in a twentieth of a millisecond. (On Zen 4 it takes half of the time of two, on Sapphire Rapids twice.)
+// in less than a twentieth of a millisecond. (On a Zen 4 it pays; Intel's take two cycles and more, in which they multiply
+// four times as many floats.)
 bool bf16_pays() {
     int64_t alone = INT64_MAX, paired = INT64_MAX;
     for (int turn = 0; turn < 9; ++turn) {
