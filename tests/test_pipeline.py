@@ -39,6 +39,16 @@ def small() -> Pipeline:
     )
 
 
+def test_a_seed_goes_to_what_draws_and_to_nothing_else() -> None:
+    """The data and the training stages have the seed in their configs; a wrong one is refused."""
+    read = config.read_pipeline("laptop")
+    found = {name: stage.config.get("seed") for name, stage in config.seeded(read, 7).stages}
+    drawn = {name for name in read.names if read[name].verb in ("data", "pretrain", "finetune")}
+    assert found == {name: 7 if name in drawn else None for name in read.names}
+    with pytest.raises(UserError, match="--seed is -1: give a number from 0"):
+        config.seeded(read, -1)
+
+
 # ---- configs -----------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ def pipeline(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     budget: str | None = None,
     stages: str | None = None,
+    seed: int | None = None,
     dry_run: Flag = False,
     threads: Threads = None,
     as_json: Json = False,
@@ -47,7 +48,7 @@ def pipeline(
 
     cutaway pipeline tiny --dry-run
 
-    cutaway pipeline laptop --budget 90m --output runs/laptop
+    cutaway pipeline laptop --budget 90m --seed 1 --output runs/laptop
 
     cutaway pipeline runs/laptop
 
@@ -56,6 +57,7 @@ def pipeline(
     :param budget: The time that it may take, as 90m or 2h, instead of the preset's; 0 takes the steps as they
         are.
     :param stages: Only these stages, separated by commas; what they need must be done.
+    :param seed: Seed of the data that programs write and of each stage that trains, instead of the preset's.
     :param dry_run: Check every stage, print the plan, and start nothing.
     """
     if source == LIST and not Path(source).exists():
@@ -68,13 +70,13 @@ def pipeline(
         raise UserError(f"--threads is {threads}: give a number from 1 up")
     kept = Path(source).is_dir() and (Path(source) / config.PIPELINE).is_file()
     given = config.read_pipeline(source)
-    if kept and (output is not None or budget is not None or threads is not None):
+    if kept and any(option is not None for option in (output, budget, seed, threads)):
         raise UserError(
-            f"{source}: is a run that continues as it began: leave out --output, --budget, --threads"
+            f"{source}: is a run that continues as it began: leave out --output, --budget, --seed, --threads"
         )
     place = Path(source) if kept else output or Path("runs") / Path(source).stem
     if not kept:
-        given = _changed(given, budget, threads)
+        given = _changed(given, budget, seed, threads)
     names = None if stages is None else [name.strip() for name in stages.split(",") if name.strip()]
     check(given)
     named.check(given)
@@ -84,10 +86,12 @@ def pipeline(
         _begin(place, given, names, dry_run, as_json)
 
 
-def _changed(given: Pipeline, budget: str | None, threads: int | None) -> Pipeline:
-    """A pipeline with the command line's budget and threads."""
+def _changed(given: Pipeline, budget: str | None, seed: int | None, threads: int | None) -> Pipeline:
+    """A pipeline with the command line's budget, seed and threads."""
     if budget is not None:
         given = replace(given, budget=0.0 if budget.strip() == "0" else config.seconds(budget))
+    if seed is not None:
+        given = config.seeded(given, seed)
     return given if threads is None else replace(given, threads=threads)
 
 

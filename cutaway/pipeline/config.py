@@ -178,6 +178,20 @@ def seconds(text: str) -> float:
     return value
 
 
+def seeded(pipeline: Pipeline, seed: int) -> Pipeline:
+    """The pipeline with this seed in what draws: its data and each stage that trains."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed is {seed}: give a number from 0 to {2**32 - 1}")
+    drawn = {name for name, stage in pipeline.stages if stage.verb == "data" or VERBS[stage.verb].trains}
+    return replace(
+        pipeline,
+        stages=tuple(
+            (name, replace(stage, config=stage.config | {"seed": seed}) if name in drawn else stage)
+            for name, stage in pipeline.stages
+        ),
+    )
+
+
 def written(pipeline: Pipeline) -> str:
     """The pipeline as YAML, which reads back equal."""
     plain = asdict(pipeline)
