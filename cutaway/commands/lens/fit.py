@@ -62,9 +62,12 @@ def fit(
     :param field: The column of .jsonl, .parquet and datasets that holds the text.
     """
     need("fitting a lens", "torch")  # before anything is read
+    from cutaway.inspect.jacobian_state import LEAST
+
     part, parts = _shard(shard)
-    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
-        if value < least:
+    smallest = (("count", count, 1), ("tokens", tokens, LEAST), ("rows", rows, 1), ("seed", seed, 0))
+    for name, value, least in smallest:
+        if value is not None and value < least:
             raise UserError(f"--{name} is {value}: it must be {least} or more")
     if not texts:
         raise UserError("give texts: cutaway lens fit smollm2 --texts FILE")
@@ -98,7 +101,7 @@ def fit(
     some = chosen[part - 1 :: parts]
     if not some:
         raise UserError(
-            f"there are no texts of {max(18, tokens // 2)} tokens or more for shard {shard}: give longer ones"
+            f"there are no texts of {max(LEAST, tokens // 2)} tokens or more for shard {shard}: give longer ones"
         )
     _fit(subject, some, state, target)
     _report(state, target, len(chosen), count, as_json)
