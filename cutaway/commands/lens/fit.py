@@ -101,7 +101,7 @@ def fit(
     some = chosen[part - 1 :: parts]
     if not some:
         raise UserError(
-            f"there are no texts of {max(LEAST, tokens // 2)} tokens or more for shard {shard}: give longer ones"
+            f"there are no texts of {max(LEAST, tokens // 2)} tokens or more for shard {shard}: give longer"
         )
     _fit(subject, some, state, target)
     _report(state, target, len(chosen), count, as_json)
