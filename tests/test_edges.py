@@ -8,7 +8,7 @@ import torch
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect import causal, gradients
+from cutaway.inspect import gradients, patching
 from cutaway.inspect.subject import Subject
 from tests.small import Bytes, decoder
 from tests.test_graph import model_of
@@ -87,7 +87,7 @@ def test_receivers_that_there_are_not() -> None:
 def test_paths_go_through_norms_after_attention() -> None:
     """No head follows the last layer, so its heads' direct paths are their whole effects."""
     subject = Subject.of(decoder("gemma"), Bytes())
-    direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
-    whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
+    direct = patching.path_patching(subject, TEXT, OTHER, metric=metric)
+    whole = patching.patching(subject, TEXT, OTHER, "heads", metric=metric)
     assert direct[-1] == pytest.approx(whole[-1], abs=1e-4)
     assert abs(direct[0] - whole[0]).max() > 1e-3

@@ -12,7 +12,7 @@ from rich.console import Console
 from cutaway.attention.common.registry import Sizes, kind
 from cutaway.commands import explanation_compare, explanation_text
 from cutaway.errors import UserError
-from cutaway.inspect import causal, edits, explanation, head_scores, page_data, pytorch_edits
+from cutaway.inspect import edits, explanation, head_scores, page_data, patching, pytorch_edits
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.page import page
@@ -210,7 +210,7 @@ def test_what_looks_at_nothing_says_so() -> None:
 
 def test_half_of_a_differential_layers_heads_write() -> None:
     made = shape("differential")
-    assert causal.head_effects(Subject.of(made, Bytes()), TEXT, 7).values.shape == (2, 2)
+    assert patching.head_effects(Subject.of(made, Bytes()), TEXT, 7).values.shape == (2, 2)
     assert pytorch_edits.prepare(made, edits.ablation("0.1"), 1).at()
     with pytest.raises(UserError, match="heads 0 to 1"):
         pytorch_edits.prepare(made, edits.ablation("0.2"), 1)

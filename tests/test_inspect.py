@@ -16,7 +16,16 @@ from cutaway.attention import mha
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import UserError
 from cutaway.hooks import Listener
-from cutaway.inspect import causal, edits, explanation, head_scores, lens, neurons, pytorch_edits, steering
+from cutaway.inspect import (
+    edits,
+    explanation,
+    head_scores,
+    logit_lens,
+    neurons,
+    patching,
+    pytorch_edits,
+    steering,
+)
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.edits import Add, Patch
 from cutaway.inspect.inputs import neuron_names
@@ -164,7 +173,7 @@ def test_the_lens_ends_in_the_answer(shape: str) -> None:
 def test_the_lens_reads_long_texts_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = Trace.of(decoder(), Bytes(), TEXT)
     whole = trace.lens()
-    monkeypatch.setattr(lens, "LOGITS", 5 * 256)
+    monkeypatch.setattr(logit_lens, "LOGITS", 5 * 256)
     parts = trace.lens()
     assert np.array_equal(parts.ids, whole.ids)
     assert np.allclose(parts.final, whole.final, atol=1e-6)
@@ -202,7 +211,7 @@ def test_neighbouring_layers_are_skipped_together() -> None:
 
 def test_head_effects_are_those_of_taking_out_each() -> None:
     model = decoder()
-    effects = causal.head_effects(Subject.of(model, Bytes()), TEXT, 7)
+    effects = patching.head_effects(Subject.of(model, Bytes()), TEXT, 7)
     usual = _read(model, TEXT)[0, -1, 7]
     with tracing(model, edit=_without(model, "1.3")):
         without = _read(model, TEXT)[0, -1, 7]

@@ -21,8 +21,8 @@ from cutaway.inspect.inputs import neuron_names
 from cutaway.inspect.instrumented import head_table
 from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
-from cutaway.inspect.lens import divergences
 from cutaway.inspect.logit_attribution import logit_attribution
+from cutaway.inspect.logit_lens import divergences
 from cutaway.inspect.subject import Subject
 from cutaway.inspect.trace import Trace, trace_texts
 from cutaway.quantization import formats

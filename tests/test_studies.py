@@ -12,7 +12,16 @@ from torch.testing import assert_close
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect import causal, gradients, pairs, probes, steering, sweep_pytorch, tuned_lens, tuned_maps
+from cutaway.inspect import (
+    gradients,
+    pairs,
+    patching,
+    probes,
+    steering,
+    sweep_pytorch,
+    tuned_lens,
+    tuned_maps,
+)
 from cutaway.inspect import head_scores as head_scores_module
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.edits import Ablate, Add, Patch
@@ -48,13 +57,13 @@ def recovered(subject: Subject, edit) -> float:
 
 @pytest.mark.parametrize("over", ["residual", "attention", "mlp", "heads"])
 def test_patching_is_a_patch_a_cell(subject: Subject, over) -> None:
-    found = causal.patching(subject, TEXT, OTHER, over, answers=ANSWERS)
+    found = patching.patching(subject, TEXT, OTHER, over, answers=ANSWERS)
     assert found.facts["metric"] == "'\\t' - '\\x07'"
     if over == "heads":
         assert found[1, 2] == pytest.approx(recovered(subject, Patch(1, OTHER, "head", 2)), abs=1e-4)
-        some = causal.patching(subject, TEXT, OTHER, over, metric=metric, positions=[8, -1])
+        some = patching.patching(subject, TEXT, OTHER, over, metric=metric, positions=[8, -1])
         assert some[1, 2] == pytest.approx(recovered(subject, Patch(1, OTHER, "head", 2, [8, -1])), abs=1e-4)
-        last = causal.patching(subject, TEXT, OTHER, over, metric=metric, layers=[-1, 1])
+        last = patching.patching(subject, TEXT, OTHER, over, metric=metric, layers=[-1, 1])
         assert last.axes["layer"] == [2, 1] and last.values == pytest.approx(found[[2, 1]], abs=1e-5)
         return
     assert found.facts["positions"] == [i for i in range(14) if TEXT[i] != OTHER[i] or i == 13]
@@ -66,13 +75,13 @@ def test_patching_is_a_patch_a_cell(subject: Subject, over) -> None:
 
 
 def test_a_study_runs_under_the_subjects_edits(subject: Subject) -> None:
-    without = causal.patching(subject.edited(Ablate(1, "head", 2)), TEXT, OTHER, "heads", metric=metric)
+    without = patching.patching(subject.edited(Ablate(1, "head", 2)), TEXT, OTHER, "heads", metric=metric)
     assert without[1, 2] == pytest.approx(0, abs=1e-5), "it was ablated, so its patch is ablated too"
     assert abs(without[1, 1]) > 1e-3
 
 
 def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> None:
-    found = causal.patching(subject, TEXT, OTHER)
+    found = patching.patching(subject, TEXT, OTHER)
     logits = [Trace.of(subject.pytorch.model, Bytes(), ids).logits[-1] for ids in (TEXT, OTHER)]
     assert found.facts["answers"] == tuple(int(one.argmax()) for one in logits)
     for texts, options, why in (
@@ -86,8 +95,8 @@ def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> No
         ((TEXT, OTHER), {"layers": []}, "layers is empty"),
     ):
         with pytest.raises(UserError, match=why):
-            causal.patching(subject, *texts, **options)
-    layers = inspect.unwrap(causal._layers)  # past the types that the tests check
+            patching.patching(subject, *texts, **options)
+    layers = inspect.unwrap(patching._layers)  # past the types that the tests check
     for wrong in (3, ["1"], "1"):
         with pytest.raises(UserError, match="layers is a list of numbers, and this is"):
             layers(subject, wrong)
@@ -99,10 +108,10 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
     """All other heads frozen, MLPs computed anew; by hand, with torch's own hooks."""
     model, zs = subject.pytorch.model, [f"blocks.{i}.attention.z" for i in range(3)]
     ours, theirs = (subject.pytorch.run([ids], zs) for ids in (TEXT, OTHER))
-    direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
-    whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
+    direct = patching.path_patching(subject, TEXT, OTHER, metric=metric)
+    whole = patching.patching(subject, TEXT, OTHER, "heads", metric=metric)
     assert_close(direct[-1], whole[-1], rtol=1e-4, atol=1e-4), "no head follows the last layer's"
-    some = causal.path_patching(subject, TEXT, OTHER, metric=metric, layers=[1])
+    some = patching.path_patching(subject, TEXT, OTHER, metric=metric, layers=[1])
     assert some.values == pytest.approx(direct[1:2], abs=1e-5)
 
     def frozen(sender: int | None) -> list:
@@ -130,15 +139,15 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
         q[:, 3] = query
         return q
 
-    through = causal.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", 3)], metric=metric)
+    through = patching.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", 3)], metric=metric)
     assert through[0, 1] == pytest.approx(recovered(subject, {"blocks.2.attention.q": received}), abs=1e-4)
     assert_close(through[2], np.zeros(4), rtol=0, atol=1e-5), "the receiver's own layer cannot reach it"
     two = [("blocks.2.attention.q", 3), ("blocks.2.attention.q", 1)]
-    every = causal.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", None)], metric=metric)
-    both, other = (causal.path_patching(subject, TEXT, OTHER, one, metric=metric) for one in (two, two[1:]))
+    every = patching.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", None)], metric=metric)
+    both, other = (patching.path_patching(subject, TEXT, OTHER, one, metric=metric) for one in (two, two[1:]))
     assert abs(both[0, 1] - through[0, 1]) > 1e-6 and abs(both[0, 1] - other[0, 1]) > 1e-6
     four = [("blocks.2.attention.q", head) for head in range(4)]
-    assert_close(causal.path_patching(subject, TEXT, OTHER, four, metric=metric).values, every.values)
+    assert_close(patching.path_patching(subject, TEXT, OTHER, four, metric=metric).values, every.values)
 
 
 @pytest.mark.parametrize("over", ["residual", "heads"])
@@ -184,10 +193,10 @@ def test_a_stopped_sweep_goes_on_and_other_studies_are_refused(
     edit, file = Add(1, [1.0] * WIDTH), tmp_path / "rows.jsonl"
 
     def patched(of: Subject = subject, metric=metric, **options):
-        return causal.patching(of, TEXT, OTHER, "heads", metric=metric, **options)
+        return patching.patching(of, TEXT, OTHER, "heads", metric=metric, **options)
 
     def paths(**options):
-        return causal.path_patching(subject, TEXT, OTHER, metric=metric, **options)
+        return patching.path_patching(subject, TEXT, OTHER, metric=metric, **options)
 
     def steered(of: Subject = subject, **options):
         return steering.sweep(of, edit, [TEXT], metric, [0.0, 1.0, 2.0], text=OTHER, **options)
@@ -419,11 +428,13 @@ def test_a_result_shows_itself(tmp_path: Path) -> None:
     ("study", "why"),
     [
         (
-            lambda of: causal.path_patching(of, TEXT, OTHER, [("blocks.2.attention.q", 40)], answers=ANSWERS),
+            lambda of: patching.path_patching(
+                of, TEXT, OTHER, [("blocks.2.attention.q", 40)], answers=ANSWERS
+            ),
             "head 40",
         ),
         (
-            lambda of: causal.patching(of, TEXT, OTHER, metric=lambda logits: logits[-1]),
+            lambda of: patching.patching(of, TEXT, OTHER, metric=lambda logits: logits[-1]),
             "it must give one number",
         ),
         (lambda of: logit_attribution(of, TEXT, []), "one token or more"),

@@ -11,7 +11,7 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import UserError
-from cutaway.inspect import causal, sae, sweep_runtime
+from cutaway.inspect import patching, sae, sweep_runtime
 from cutaway.inspect.edits import Ablate, Add, Scale
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.pairs import pairs
@@ -141,19 +141,19 @@ def test_the_reference_reads_cells_whole() -> None:
             assert np.array_equal(one.logits, other.logits)
 
 
-def studies(of: Subject, over: Sequence[causal.Over]) -> np.ndarray:
+def studies(of: Subject, over: Sequence[patching.Over]) -> np.ndarray:
     """Studies of some parts as one vector; of all of them, every study."""
     text, other = TEXT[:6], OTHER[:6]
     found = [
-        causal.patching(of, text, other, one, answers=ANSWERS, positions=[3, -1], layers=[1]).values
+        patching.patching(of, text, other, one, answers=ANSWERS, positions=[3, -1], layers=[1]).values
         for one in over
     ]
-    if over == causal.OVERS:
+    if over == patching.OVERS:
         for receivers in ([], [("blocks.2.attention.q", 1)]):
-            paths = causal.path_patching(of, text, other, receivers, answers=ANSWERS, layers=[1])
+            paths = patching.path_patching(of, text, other, receivers, answers=ANSWERS, layers=[1])
             found.append(paths.values)
-        found.append(causal.head_effects(of, text, 7).values)
-        found.append(causal.causal_tracing(of, text, [2, 3], 7, seed=1, layers=[1]).values)
+        found.append(patching.head_effects(of, text, 7).values)
+        found.append(patching.causal_tracing(of, text, [2, 3], 7, seed=1, layers=[1]).values)
     return np.nan_to_num(np.concatenate([one.ravel() for one in found]))
 
 
@@ -161,7 +161,7 @@ def studies(of: Subject, over: Sequence[causal.Over]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "over"),
     [
-        ("llama", causal.OVERS),
+        ("llama", patching.OVERS),
         ("gpt2", ("q", "pattern", "mlp")),
         ("gemma3", ("k", "pattern", "residual")),
         ("diffllama", ("z", "pattern")),
@@ -169,7 +169,7 @@ def studies(of: Subject, over: Sequence[causal.Over]) -> np.ndarray:
         ("deepseek-v3", ("z", "attention")),
     ],
 )
-def test_both_engines_give_one_studys_numbers(name: str, over: Sequence[causal.Over]) -> None:
+def test_both_engines_give_one_studys_numbers(name: str, over: Sequence[patching.Over]) -> None:
     of = subject(name)
     within_noise(of, lambda some: studies(some, over), 16)  # effects are differences of two readings
 
@@ -177,17 +177,17 @@ def test_both_engines_give_one_studys_numbers(name: str, over: Sequence[causal.O
 def test_lists_of_pairs_are_each_pairs_study() -> None:
     of = subject("llama") if native.unavailable_reason() is None else by_pytorch(subject("llama"))
     texts, others = [TEXT, IDS[40:52]], [OTHER, [*IDS[40:51], 5]]
-    both = causal.patching(of, texts, others, "z", answers=[ANSWERS, (3, 8)], positions=range(12))
+    both = patching.patching(of, texts, others, "z", answers=[ANSWERS, (3, 8)], positions=range(12))
     assert both.values.shape == (2, 3, 12, 6) and list(both.axes) == ["pair", "layer", "position", "head"]
     for n, answers in enumerate((ANSWERS, (3, 8))):
-        alone = causal.patching(of, texts[n], others[n], "z", answers=answers, positions=range(12))
+        alone = patching.patching(of, texts[n], others[n], "z", answers=answers, positions=range(12))
         assert np.array_equal(alone.values, both[n])
-    paths = causal.path_patching(of, texts, others, answers=ANSWERS)
-    assert np.array_equal(paths[1], causal.path_patching(of, texts[1], others[1], answers=ANSWERS).values)
+    paths = patching.path_patching(of, texts, others, answers=ANSWERS)
+    assert np.array_equal(paths[1], patching.path_patching(of, texts[1], others[1], answers=ANSWERS).values)
     mean = both.mean()
     assert mean.facts["pairs"] == 2 and "±" not in (shown := repr(mean.show())) and "pairs 2" in shown
     assert mean.values == pytest.approx(both.values.mean(0)) and np.isnan(np.asarray(mean.margin)).all()
-    longer = causal.patching(of, [TEXT, IDS[:9]], [OTHER, [*IDS[:8], 5]], "heads", answers=ANSWERS)
+    longer = patching.patching(of, [TEXT, IDS[:9]], [OTHER, [*IDS[:8], 5]], "heads", answers=ANSWERS)
     assert longer.values.shape == (2, 3, 6)
     for given, options, why in (
         (([TEXT, IDS[:9]], [OTHER, [*IDS[:8], 5]]), {}, "no positions in common"),
@@ -196,17 +196,17 @@ def test_lists_of_pairs_are_each_pairs_study() -> None:
         ((texts, others), {"answers": [ANSWERS] * 3}, "answers are of 3 pairs, and there are 2"),
     ):
         with pytest.raises(UserError, match=why):
-            causal.patching(of, *given, **options)
+            patching.patching(of, *given, **options)
 
 
 @compiled
 def test_what_a_patch_cannot_move_is_not_read() -> None:
     """Before the first difference both texts have the same activations, to the bit."""
     of = subject("llama")
-    found = causal.patching(of, TEXT, LATER, "z", answers=ANSWERS, positions=range(12))
+    found = patching.patching(of, TEXT, LATER, "z", answers=ANSWERS, positions=range(12))
     assert not found[:, :10].any() and np.abs(found[:-1, 10:]).min() > 0
     seen = []
-    causal.patching(
+    patching.patching(
         of, TEXT, LATER, "z", answers=ANSWERS, positions=range(12), progress=lambda *at: seen.append(at[1:])
     )
     assert seen[-1] == (2 * 3 * 6, 2 * 3 * 6)
@@ -215,14 +215,14 @@ def test_what_a_patch_cannot_move_is_not_read() -> None:
 @compiled
 def test_causal_tracing_restores_what_noise_took() -> None:
     of = subject("llama")
-    found = causal.causal_tracing(of, TEXT, [2, 3], 7, seed=1, positions=range(12))
+    found = patching.causal_tracing(of, TEXT, [2, 3], 7, seed=1, positions=range(12))
     assert found.values.shape == (3, 12) and found.facts["there"] != found.facts["here"]
     assert found[0, :2] == pytest.approx(0) and found[-1, -1] == pytest.approx(1)
-    again = causal.causal_tracing(of, TEXT, [2, 3], 7, seed=1, positions=range(12))
+    again = patching.causal_tracing(of, TEXT, [2, 3], 7, seed=1, positions=range(12))
     assert np.array_equal(found.values, again.values)
-    assert not np.array_equal(found.values, causal.causal_tracing(of, TEXT, [2, 3], 7, seed=2).values)
+    assert not np.array_equal(found.values, patching.causal_tracing(of, TEXT, [2, 3], 7, seed=2).values)
     with pytest.raises(UserError, match="no position 12"):
-        causal.causal_tracing(of, TEXT, [12], 7)
+        patching.causal_tracing(of, TEXT, [12], 7)
 
 
 def test_half_an_interval_is_students() -> None:
@@ -239,8 +239,8 @@ def test_half_an_interval_is_students() -> None:
 
 def test_pairs_read_the_logits_that_their_metric_reads() -> None:
     of = by_pytorch(subject("llama"))
-    by_answers = causal.patching(of, TEXT, OTHER, "z", answers=ANSWERS, layers=[1])
-    by_function = causal.patching(
+    by_answers = patching.patching(of, TEXT, OTHER, "z", answers=ANSWERS, layers=[1])
+    by_function = patching.patching(
         of, TEXT, OTHER, "z", metric=lambda logits: logits[-1, 9] - logits[-1, 7], layers=[1]
     )
     assert by_function.values == pytest.approx(by_answers.values, abs=1e-5)
@@ -252,13 +252,13 @@ import sys
 sys.modules["torch"] = None
 import cutaway
 from cutaway.errors import UserError
-from cutaway.inspect import against, causal, importance, parallel, probes, sae, sae_folders, sae_training
+from cutaway.inspect import against, patching, importance, parallel, probes, sae, sae_folders, sae_training
 from cutaway.inspect import steering, tuned_lens
 lm = cutaway.load(sys.argv[1])
 texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
-found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
+found = patching.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
 assert found.values.shape == (2, 3, 4), found.values.shape
-assert causal.head_effects(lm, texts[0], 5).values.any()
+assert patching.head_effects(lm, texts[0], 5).values.any()
 assert importance.runs(lm.subject.engine) and importance.sums(lm.subject.engine, lm.ids(texts[0]))
 steering.difference(lm, [lm.ids(texts[0])], [lm.ids(texts[1])], 1)
 saved = sae_folders.load(sys.argv[2])

@@ -28,7 +28,7 @@ from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import head_outputs, unembedded
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.instrumented import Instrumented
-from cutaway.inspect.lens import divergences
+from cutaway.inspect.logit_lens import divergences
 from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder as Config
 from cutaway.weights.changes import Change, LowRank

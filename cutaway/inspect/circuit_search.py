@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.causal import Study, activation
 from cutaway.inspect.inputs import has_pattern
 from cutaway.inspect.pairs import Answers, Pairs, pairs
+from cutaway.inspect.patching import Study, activation
 from cutaway.inspect.result import Result, student
 from cutaway.inspect.subject import Metric, Subject, subject_of
 from cutaway.inspect.sweep_cells import Cell, Setting

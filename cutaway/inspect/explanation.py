@@ -19,8 +19,8 @@ from cutaway.inspect.arrays import softmax
 from cutaway.inspect.attention_score import RotatedPair, Score, queries_keys_values, rotated_pair, score
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.inputs import attribution_names, output_heads
-from cutaway.inspect.lens import lens
 from cutaway.inspect.lens_words import LensWords
+from cutaway.inspect.logit_lens import lens
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder
@@ -158,7 +158,7 @@ class PatchedToken:
 
 @dataclass(frozen=True)
 class Patch:
-    """Where the two answers part: see ``inspect/causal.py``."""
+    """Where the two answers part: see ``inspect/patching.py``."""
 
     other: str
     here: str
@@ -252,7 +252,7 @@ def change(before: TraceValues, after: TraceValues, what: Sequence[str], top: in
 
 def patch(trace: TraceValues, other: Sequence[int]) -> Patch:
     """Where in the model another text's answer parts from this one's."""
-    from cutaway.inspect.causal import patching
+    from cutaway.inspect.patching import patching
 
     found = patching(trace.subject, trace.ids, other)
     here, there = found.facts["answers"]

@@ -24,10 +24,10 @@ from cutaway.errors import UserError
 from cutaway.inspect import edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.attribution import head_outputs
-from cutaway.inspect.causal import HEADED, Over, activation
 from cutaway.inspect.inputs import attention_names
 from cutaway.inspect.instrumented import Values
 from cutaway.inspect.pairs import Answers, Pair, pair
+from cutaway.inspect.patching import HEADED, Over, activation
 from cutaway.inspect.result import Result
 from cutaway.inspect.subject import Metric, Subject, subject_of
 from cutaway.inspect.trace_values import TraceValues
@@ -79,7 +79,7 @@ def attribution_patching(
     answers: Answers | None = None,
     metric: Metric | None = None,
 ) -> Result:
-    """What `causal.patching` measures, to first order, with its axes, at every position."""
+    """What `patching.patching` measures, to first order, with its axes, at every position."""
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
     layers = range(len(subject.config.blocks))
     names = [activation(subject, over, layer) for layer in layers]

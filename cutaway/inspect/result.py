@@ -1,6 +1,6 @@
 """A study's result: an array with named axes, which draws itself in a terminal, a notebook and a file.
 
-result = causal.patching(lm, text, other, over="heads", answers=(" Paris", " Rome"))
+result = patching.patching(lm, text, other, over="heads", answers=(" Paris", " Rome"))
 result.values, result.axes          # [layer head], and each axis's labels
 result.top(5)                       # the largest entries, with their labels
 result.show()                       # a map; .save("heads.html") writes it

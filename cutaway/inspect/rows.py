@@ -1,6 +1,6 @@
 """Finished rows of a long study, kept in a file: the same call with the same file goes on after them.
 
-    causal.patching(lm, text, other, "heads", answers=answers, resume="heads.jsonl")
+    patching.patching(lm, text, other, "heads", answers=answers, resume="heads.jsonl")
 
 The first line states what the study is of, each further line a row's number and its values. A line that a
 killed process left unfinished is computed again.

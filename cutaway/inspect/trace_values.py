@@ -17,7 +17,7 @@ from cutaway.inspect.arrays import largest, softmax
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.inputs import has_pattern
 from cutaway.inspect.instrumented import EngineChoice, Instrumented
-from cutaway.inspect.lens import Lens, lens
+from cutaway.inspect.logit_lens import Lens, lens
 from cutaway.inspect.subject import Subject, Vocabulary
 
 if TYPE_CHECKING:

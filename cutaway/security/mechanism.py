@@ -15,7 +15,7 @@ import numpy as np
 from cutaway.evaluate import statistics
 from cutaway.inspect.edits import Ablate
 from cutaway.inspect.inputs import output_heads
-from cutaway.inspect.lens import lens
+from cutaway.inspect.logit_lens import lens
 from cutaway.lm import LanguageModel
 from cutaway.security.defences.attention_tracker import last_attention
 from cutaway.security.finding import Arm, Curve, Look

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import cutaway
-from cutaway.inspect import causal, gradients, pairs
+from cutaway.inspect import gradients, pairs, patching
 from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores, repeated
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.runtime import values
@@ -87,7 +87,7 @@ def attribution_by_hand(hf: Any, task: Task) -> np.ndarray:
 
 
 def residuals(lm: Any, task: Task) -> np.ndarray:
-    return causal.patching(lm, task.ids, task.other, answers=task.answers).values
+    return patching.patching(lm, task.ids, task.other, answers=task.answers).values
 
 
 def residuals_by_hand(hf: Any, task: Task) -> np.ndarray:
@@ -128,7 +128,7 @@ def _stream(output: Any) -> torch.Tensor:
 
 
 def heads(lm: Any, task: Task) -> np.ndarray:
-    return causal.patching(lm, task.ids, task.other, "heads", answers=task.answers).values
+    return patching.patching(lm, task.ids, task.other, "heads", answers=task.answers).values
 
 
 def heads_by_hand(hf: Any, task: Task, frozen: bool = False) -> np.ndarray:
@@ -171,7 +171,7 @@ def heads_by_hand(hf: Any, task: Task, frozen: bool = False) -> np.ndarray:
 
 
 def paths(lm: Any, task: Task) -> np.ndarray:
-    return causal.path_patching(lm, task.ids, task.other, answers=task.answers).values
+    return patching.path_patching(lm, task.ids, task.other, answers=task.answers).values
 
 
 def paths_by_hand(hf: Any, task: Task) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import cutaway
-from cutaway.inspect import causal
+from cutaway.inspect import patching
 from cutaway.inspect.pairs import pairs
 from cutaway.inspect.subject import Subject
 from cutaway.inspect.sweep import WholeTexts
@@ -58,7 +58,9 @@ def timed(study: Callable[[], Any]) -> tuple[Any, float, float]:
 def patched(lm: Any, texts: Texts, layers: list[int] | None = None) -> np.ndarray:
     """Each head's z of the other texts, at each position: [pair layer position head]."""
     every = range(LENGTH)
-    return causal.patching(lm, *texts[:2], over="z", answers=texts[2], positions=every, layers=layers).values
+    return patching.patching(
+        lm, *texts[:2], over="z", answers=texts[2], positions=every, layers=layers
+    ).values
 
 
 def by_transformer_lens(lm: Any, texts: Texts, layers: list[int]) -> Callable[[], np.ndarray]:
@@ -97,14 +99,14 @@ def by_transformer_lens(lm: Any, texts: Texts, layers: list[int]) -> Callable[[]
 def exact(lm: Any, texts: Texts, count: int = 40) -> bool:
     """Whether cells of the sweep have the bits of whole texts read alone."""
     found = pairs(lm, *texts[:2], texts[2], None)
-    study = causal.Study(lm.subject, found, ["blocks.*.attention.z"])
+    study = patching.Study(lm.subject, found, ["blocks.*.attention.z"])
     texts_, others = ([getattr(one, name) for one in found.each] for name in ("ids", "other"))
     ours, theirs = study.values(texts_), study.values(others)
     draw, cells = np.random.default_rng(1), []
     while len(cells) < count:
         n, layer, p, head = (int(draw.integers(size)) for size in (len(texts_), 30, LENGTH, 9))
         name = f"blocks.{layer}.attention.z"
-        cell = causal._patch(n, name, ours[n][name], theirs[n][name], [p], head)
+        cell = patching._patch(n, name, ours[n][name], theirs[n][name], [p], head)
         cells += [] if cell is None else [cell]
     whole = WholeTexts(study.engine, texts_)
     fast = {i: seen.logits for i, seen in study.sweep.run(cells, (), -1)}

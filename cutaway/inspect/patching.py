@@ -1,4 +1,4 @@
-"""Causal effects: how a metric of the answer changes when a part of the model has another text's activation.
+"""Activation patching, causal tracing and path patching: one text's activations put into another's forward pass.
 
     patching(lm, text, other, over="heads", answers=(" Paris", " Rome"))
     patching(lm, texts, others, over="z", answers=answers).mean()    # of pairs: [pair layer position head]
