@@ -1,4 +1,4 @@
-"""Activation patching, causal tracing and path patching: one text's activations put into another's forward pass.
+"""Activation patching, path patching, causal tracing: how a metric changes when a part is as in another text.
 
     patching(lm, text, other, over="heads", answers=(" Paris", " Rome"))
     patching(lm, texts, others, over="z", answers=answers).mean()    # of pairs: [pair layer position head]
