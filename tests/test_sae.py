@@ -15,7 +15,7 @@ import torch
 import cutaway
 from cutaway import cli
 from cutaway.errors import UserError
-from cutaway.inspect import reports, sae, sae_folders, sae_pytorch, sae_training
+from cutaway.inspect import reports, sae, sae_folders, sae_training, sae_training_pytorch
 from cutaway.inspect.activations import Activations
 from tests.small import model_file
 
@@ -135,16 +135,16 @@ def test_dead_features_learn_again() -> None:
     all_of_it = slice(0, WIDTH)
     names = ("blocks.1.out",)
     card = sae.Card("sae", "topk", names, names, (WIDTH, WIDTH), "made", 8, 2)
-    part = sae_pytorch.begun(card, all_of_it, all_of_it, 0)
+    part = sae_training_pytorch.begun(card, all_of_it, all_of_it, 0)
     for tensor in part.weights():
         tensor.requires_grad_()
     part.of["b_enc"].data[4:] = -50.0
-    sae_pytorch.loss_of([part], [all_of_it], x, x).backward()
+    sae_training_pytorch.loss_of([part], [all_of_it], x, x).backward()
     assert not torch.as_tensor(part.of["W_dec"].grad)[4:].any()
     assert part.of["silent"].tolist() == [0.0] * 4 + [1.0] * 4
     part.of["silent"] = torch.tensor([0.0] * 4 + [sae.DEAD + 1.0] * 4)
     part.of["b_enc"].data[4:] = -1.0  # the others win still
-    sae_pytorch.loss_of([part], [all_of_it], x, x).backward()
+    sae_training_pytorch.loss_of([part], [all_of_it], x, x).backward()
     assert torch.as_tensor(part.of["W_dec"].grad)[4:].any()
 
 
@@ -212,7 +212,7 @@ def test_what_is_taken_and_how_to_go_on_are_printed(
         "blocks.1.out is trained on; --name takes another of the dataset: embed "
         "stopped: the same command begins anew: no checkpoint is written yet"
     )
-    monkeypatch.setattr(sae_pytorch, "EVERY", 2)
+    monkeypatch.setattr(sae_training_pytorch, "EVERY", 2)
     assert stopped("--name=embed") == "stopped: the same command goes on from the last checkpoint"
     forced = "stopped: the same command without --force goes on from the last checkpoint"
     assert stopped("--name=embed", "--force") == forced

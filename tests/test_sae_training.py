@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.inspect import sae, sae_check, sae_folders, sae_pytorch, sae_sparse, sae_training
+from cutaway.inspect import sae, sae_check, sae_folders, sae_sparse, sae_training, sae_training_pytorch
 from cutaway.inspect.activations import Activations, beside
 from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.sae_folders import load_set
@@ -168,7 +168,7 @@ def test_a_crosscoder_of_two_models_names_whose_a_feature_is(data: Activations) 
 def test_a_stopped_training_goes_on_to_the_same_bits(
     data: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sae_pytorch, "EVERY", 10)
+    monkeypatch.setattr(sae_training_pytorch, "EVERY", 10)
     options = QUICK | {"steps": 25, "activation": "batch_topk"}
     whole = sae_training.train_set(data, **options)
 

@@ -1,4 +1,4 @@
-"""What sparse dictionaries (``sae.py``) are trained on, and their figures; ``sae_pytorch.py`` computes.
+"""What sparse dictionaries (``sae.py``) are trained on, and their figures; ``sae_training_pytorch.py`` computes.
 
 train(data, "blocks.15.out", features=4096, k=32)                                        an autoencoder
 train(data, ["blocks.9.out", "blocks.15.out"], kind="crosscoder", features=4096)
@@ -241,7 +241,7 @@ def trained(
     progress: files.Progress = files.silent,
 ) -> list[SAE]:
     """The dictionaries that cards describe, trained together; UserError for too few tokens."""
-    from cutaway.inspect import sae_pytorch
+    from cutaway.inspect import sae_training_pytorch
 
     _check_memory(cards, training)
     reads = tuple(dict.fromkeys(name for card in cards for name in card.reads))
@@ -266,11 +266,11 @@ def trained(
         return read, read if y is x else y.normed(drawn)
 
     parts = [
-        sae_pytorch.begun(card, x.columns(card.reads), y.columns(card.writes), number)
+        sae_training_pytorch.begun(card, x.columns(card.reads), y.columns(card.writes), number)
         for number, card in enumerate(cards)
     ]
     blocks = [y.columns((name,)) for name in writes]
-    sae_pytorch.optimize(parts, blocks, batches, training.learning_rate, checkpoint, progress)
+    sae_training_pytorch.optimize(parts, blocks, batches, training.learning_rate, checkpoint, progress)
     limits = [norm_limit(data.norms(card.reads[0]), data.positions) for card in cards]
     made = []
     for part, limit in zip(parts, limits, strict=True):

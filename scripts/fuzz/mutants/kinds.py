@@ -316,15 +316,15 @@ def dictionaries(folder: Path) -> None:
 
 def sae_checkpoint(folder: Path) -> None:
     """A training of a sparse dictionary that was stopped."""
-    from cutaway.inspect import sae_pytorch
+    from cutaway.inspect import sae_training_pytorch
     from cutaway.inspect.sae import Card
 
     card = Card("sae", "topk", ("blocks.1.out",), ("blocks.1.out",), (8, 8), "small", 12, 2, steps=3, batch=4)
     data = np.random.default_rng(0).standard_normal((16, 8), np.float32)
-    part, whole = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0), [slice(0, 8)]
-    path, usual, sae_pytorch.EVERY = folder / "made.part.safetensors", sae_pytorch.EVERY, 1
-    sae_pytorch.optimize([part], whole, lambda step: (data, data), 1e-3, path, lambda *_: None)
-    sae_pytorch.EVERY = usual
+    part, whole = sae_training_pytorch.begun(card, slice(0, 8), slice(0, 8), 0), [slice(0, 8)]
+    path, usual, sae_training_pytorch.EVERY = folder / "made.part.safetensors", sae_training_pytorch.EVERY, 1
+    sae_training_pytorch.optimize([part], whole, lambda step: (data, data), 1e-3, path, lambda *_: None)
+    sae_training_pytorch.EVERY = usual
 
 
 def graph(folder: Path) -> None:
@@ -848,15 +848,17 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("training of a dictionary", "sae", sae_checkpoint)
 def _(folder: Path, rng: random.Random) -> None:
-    from cutaway.inspect import sae_pytorch
+    from cutaway.inspect import sae_training_pytorch
     from cutaway.inspect.sae import Card
 
     names = ("blocks.1.out",)
     card = Card("sae", "topk", names, names, (8, 8), "small", 12, 2, steps=3, batch=4)
     data = np.random.default_rng(0).standard_normal((16, 8), np.float32)
-    part = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0)
+    part = sae_training_pytorch.begun(card, slice(0, 8), slice(0, 8), 0)
     path = folder / "made.part.safetensors"
-    sae_pytorch.optimize([part], [slice(0, 8)], lambda step: (data, data), 1e-3, path, lambda *_: None)
+    sae_training_pytorch.optimize(
+        [part], [slice(0, 8)], lambda step: (data, data), 1e-3, path, lambda *_: None
+    )
 
 
 @kind("activations", "sae probes", activations)
@@ -1272,7 +1274,7 @@ READERS = {
     "inspect/rows.py": "rows of a study",
     "inspect/sae_folders.py": "autoencoder",
     "inspect/sae_formats.py": "other tools' dictionaries",
-    "inspect/sae_pytorch.py": "training of a dictionary",
+    "inspect/sae_training_pytorch.py": "training of a dictionary",
     "inspect/dictionaries.py": "texts of features",
     "inspect/features.py": "labels of features",
     "inspect/steering.py": "steering file",

@@ -1,4 +1,4 @@
-"""How sparse dictionaries (``sae.py``) are trained: Adam on their loss, resumed where it was stopped.
+"""Train sparse autoencoders (``sae.py``) in PyTorch: their losses, Adam, checkpoints to resume from.
 
 The loss is the fraction of variance unexplained, the mean over what is written. Features of TopK and
 BatchTopK that did not fire for ``DEAD`` steps explain what the others leave (AuxK, 2406.04093). JumpReLU adds
