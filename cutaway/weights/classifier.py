@@ -20,7 +20,7 @@ from cutaway.quantization import formats
 from cutaway.store.reading import parsed
 from cutaway.weights import family_registry, rows, safetensors
 from cutaway.weights.checkpoint import TOKENS, Checkpoint
-from cutaway.weights.head import Head
+from cutaway.weights.classifier_head import Head
 
 ACTIVATIONS = {**rows.ACTIVATIONS, "tanh": "tanh"}
 POOLINGS: dict[str, HeadPooling] = {"cls": "cls", "bos": "cls", "mean": "mean", "late": "late"}

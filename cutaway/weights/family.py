@@ -17,8 +17,8 @@ from cutaway.layers.config import MoE
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Model
 from cutaway.model.kinds import kind_of
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.fields import LAYERS, MISSING, Fields
-from cutaway.weights.head import Head
 from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.repeated import repeats
 from cutaway.weights.rules import Rule

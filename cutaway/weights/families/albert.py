@@ -2,10 +2,10 @@
 
 from cutaway.model.config import Encoder
 from cutaway.weights import decoders, naming, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.head import Head
 
 LAYER, OURS = "albert.encoder.albert_layer_groups.{n}.albert_layers.0", "blocks.{n}"
 

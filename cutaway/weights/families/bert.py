@@ -11,6 +11,7 @@ from cutaway.layers.config import MLP, Norm
 from cutaway.model.block_config import Block
 from cutaway.model.config import Encoder
 from cutaway.weights import decoders, naming, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.family import (
     FLAG,
     LAYER_COUNT,
@@ -25,7 +26,6 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import same
 

@@ -9,10 +9,10 @@ from cutaway.attention import disentangled
 from cutaway.model.config import Encoder
 from cutaway.position import distances
 from cutaway.weights import decoders, naming, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import beside, same
 

@@ -1,9 +1,9 @@
 """DistilBERT (1910.01108): BERT with half of its layers and without segments."""
 
 from cutaway.weights import naming, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Field
-from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import same
 

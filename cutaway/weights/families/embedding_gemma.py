@@ -6,8 +6,8 @@ Its config is Gemma 3's with a flag. The dense layers after its pooling are in f
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import both_ways, rows
-from cutaway.weights.both_ways import last_norm
+from cutaway.weights import bidirectional_decoders, rows
+from cutaway.weights.bidirectional_decoders import last_norm
 from cutaway.weights.families import gemma3
 from cutaway.weights.family import FLAG, Entries, Field, Only, Settings
 
@@ -16,7 +16,7 @@ ALIASES = ("gemma-embedding",)
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
-    return both_ways.settings(config) | {"both_sides": True, "softcap": None}
+    return bidirectional_decoders.settings(config) | {"both_sides": True, "softcap": None}
 
 
 class LayerTypes(rows.LayerTypes):
@@ -46,7 +46,7 @@ FAMILY = gemma3.FAMILY.but(
     gguf_fixed={"scale": None},
     architecture="gemma-embedding",
     ignored_gguf=("dense_2.weight", "dense_3.weight"),  # which weights/pooling.py reads
-    build=both_ways.encoder,
+    build=bidirectional_decoders.encoder,
     describe=settings,
     config=Encoder,
     instead=None,

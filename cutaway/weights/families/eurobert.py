@@ -1,11 +1,11 @@
 """EuroBERT (2503.05500): Llama whose tokens see both sides."""
 
 from cutaway.model.config import Encoder
-from cutaway.weights import both_ways, naming, rows
-from cutaway.weights.both_ways import last_norm
+from cutaway.weights import bidirectional_decoders, naming, rows
+from cutaway.weights.bidirectional_decoders import last_norm
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.families import llama
 from cutaway.weights.family import Only, shared
-from cutaway.weights.head import Head
 
 FAMILY = llama.FAMILY.but(
     "eurobert",
@@ -19,8 +19,8 @@ FAMILY = llama.FAMILY.but(
     defaults={"vocab": 128256, "width": 768, "hidden": 3072, "layers": 12, "heads": 12, "context": 8192}
     | {"eps": 1e-5},
     gguf_fixed={"head_size": shared},
-    build=both_ways.encoder,
-    describe=both_ways.settings,
+    build=bidirectional_decoders.encoder,
+    describe=bidirectional_decoders.settings,
     config=Encoder,
     head=Head("dense", "gelu", pooling="late", others=("bos", "mean", "late")),
     harmless=("tie_word_embeddings", "classifier_pooling", "clf_pooling"),

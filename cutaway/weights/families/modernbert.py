@@ -14,6 +14,7 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
 from cutaway.position import rope
 from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.family import (
     FLAG,
     LAYER_COUNT,
@@ -27,7 +28,6 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.head import Head
 from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import split

@@ -5,9 +5,9 @@ Published folders have the keys of GPT-2's configs and those of FlashAttention's
 
 from cutaway.model.config import Encoder
 from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.families import bert
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Family, Field, Only, Settings, shared
-from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.tensor_maps import same, split
 

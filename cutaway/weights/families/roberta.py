@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from cutaway.gguf import Later
 from cutaway.model.config import Encoder
 from cutaway.weights import naming, rows
+from cutaway.weights.classifier_head import Head
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.head import Head
 from cutaway.weights.named_tensors import Tensors
 
 ALIASES = ("xlm-roberta", "camembert")

@@ -9,7 +9,7 @@ from typing import Any
 from cutaway.model.block_config import Block
 from cutaway.model.config import EncoderDecoder
 from cutaway.model.kinds import mixer
-from cutaway.weights import both_ways, decoders, naming
+from cutaway.weights import bidirectional_decoders, decoders, naming
 from cutaway.weights.families import gemma2
 from cutaway.weights.family import FLAG, HARMLESS_HF, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -63,7 +63,7 @@ def whole(window: int) -> int:
 
 def model(known: Settings) -> EncoderDecoder:
     """The model of these settings."""
-    encoder = both_ways.encoder(known["encoder"], whole)
+    encoder = bidirectional_decoders.encoder(known["encoder"], whole)
     decoder = decoders.decoder(known["decoder"])
     memory = None if encoder.width == decoder.width else encoder.width
 
@@ -80,7 +80,7 @@ def model(known: Settings) -> EncoderDecoder:
 def settings(config: EncoderDecoder) -> Settings:
     """The settings of a config."""
     halves = {
-        "encoder": both_ways.settings(config.encoder, whole),
+        "encoder": bidirectional_decoders.settings(config.encoder, whole),
         "decoder": decoders.settings(replace(config.decoder, tied=True)),
     }
     halves["encoder"]["softcap"] = config.decoder.softcap
