@@ -4,7 +4,7 @@
 
 None, booleans, numbers, texts, bytes, and lists, tuples, sets and dictionaries of them; of a subclass, the
 plain value. Anything else raises TypeError, so that no object whose ``==`` is its own reaches a judge. It
-imports the standard library alone: ``judge.py`` puts this source into both processes.
+imports the standard library alone: ``code_eval.py`` puts this source into both processes.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 The prompt is the function's head with its docstring, asked in the chat template. Of the answer, the first
 fenced code that defines the function counts, or else all of it as the function's continuation.
-``judge.py`` keeps tests and answer in separate processes.
+``code_eval.py`` keeps tests and answer in separate processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from cutaway import sandbox
-from cutaway.evaluate import judge
+from cutaway.evaluate import code_eval
 from cutaway.evaluate.data import HUMANEVAL, folder
 from cutaway.evaluate.task import EvaluationTask, Exercise
 
@@ -39,7 +39,7 @@ def check(row: dict[str, Any], text: str, *, unsafe: bool = False) -> float:
     """1 where the answer's function passes the problem's tests within the sandbox's bounds."""
     bounds = sandbox.Bounds(seconds=SECONDS)
     answer, name = completed(row, text), row["entry_point"]
-    return float(judge.passes(answer, row["prompt"], row["test"], name, bounds, unsafe=unsafe))
+    return float(code_eval.passes(answer, row["prompt"], row["test"], name, bounds, unsafe=unsafe))
 
 
 def completed(row: dict[str, Any], text: str) -> str:

@@ -1262,7 +1262,7 @@ READERS = {
     "evaluate/cache.py": "kept evaluations",
     "evaluate/data.py": PINNED,
     "evaluate/drafts.py": "rows of examples",
-    "evaluate/judge.py": "code of the user's own, and what it was",
+    "evaluate/code_eval.py": "code of the user's own, and what it was",
     "evaluate/tasks/bigbench.py": PINNED,
     "evaluate/tasks/humaneval.py": PINNED,
     "generate/batch/prefix_store.py": "prefix pages",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cutaway.evaluate import judge
+from cutaway.evaluate import code_eval
 from cutaway.evaluate.tasks import humaneval
 from cutaway.evaluate.values import decode, encode
 from cutaway.sandbox import Bounds
@@ -143,7 +143,7 @@ def f(x):
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_a_forged_answer_fails(name: str):
-    assert not judge.passes(FORGERIES[name], PROMPT, TEST, "f", LONG)
+    assert not code_eval.passes(FORGERIES[name], PROMPT, TEST, "f", LONG)
 
 
 FRAMES = """    import os, sys
@@ -167,13 +167,15 @@ def test_humaneval_is_not_forged_from_the_frames_own_constants():
 
 def test_a_right_answer_passes_whatever_else_it_does():
     honest = "import dataclasses\nprint('hello')\n@dataclasses.dataclass\nclass P:\n    y: int\n"
-    assert judge.passes(f"{honest}def f(x):\n    print(x)\n    return P(x * x).y", PROMPT, TEST, "f", LONG)
+    assert code_eval.passes(
+        f"{honest}def f(x):\n    print(x)\n    return P(x * x).y", PROMPT, TEST, "f", LONG
+    )
 
 
 def test_a_test_that_hangs_or_waits_ends():
-    assert not judge.passes("def f(x):\n    while True: pass", PROMPT, TEST, "f", Bounds(seconds=0.5))
+    assert not code_eval.passes("def f(x):\n    while True: pass", PROMPT, TEST, "f", Bounds(seconds=0.5))
     endless = "def check(candidate):\n    while True: candidate(1)"
-    assert not judge.passes("def f(x):\n    return 1", PROMPT, endless, "f", Bounds(seconds=0.5))
+    assert not code_eval.passes("def f(x):\n    return 1", PROMPT, endless, "f", Bounds(seconds=0.5))
 
 
 PLAIN = [
