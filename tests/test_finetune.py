@@ -17,7 +17,7 @@ import cutaway
 from cutaway.cli import main
 from cutaway.data import run_tokenizer
 from cutaway.data.conversations import Example, Labelled, Pair, Reader
-from cutaway.data.examples import Packed, placed
+from cutaway.data.example_packing import Packed, placed
 from cutaway.data.packing import stacked
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder

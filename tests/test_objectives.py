@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cutaway.data.conversations import Example, Item, Labelled, Pair
-from cutaway.data.examples import Packed, mismatched
+from cutaway.data.example_packing import Packed, mismatched
 from cutaway.data.packing import stacked
 from cutaway.model.decoder import Decoder
 from cutaway.train.adapters import lora

@@ -14,7 +14,7 @@ import numpy as np
 from cutaway.bounds import Bounded, Decay, Natural
 from cutaway.data import layouts
 from cutaway.data.conversations import Example, Item, Kind, Labelled, Pair, Reader, changed
-from cutaway.data.examples import Packed, mismatched, size
+from cutaway.data.example_packing import Packed, mismatched, size
 from cutaway.data.packing import number, permuted
 from cutaway.data.rows import files, rows
 from cutaway.errors import UserError, plural

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from cutaway.data.examples import FIELDS, MISMATCHED
+from cutaway.data.example_packing import FIELDS, MISMATCHED
 from cutaway.data.packing import Batch
 from cutaway.errors import UserError
 from cutaway.layers.moe import Routing

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from cutaway.data import run_tokenizer
 from cutaway.data.conversations import Item, Labelled, Reader, changed
-from cutaway.data.examples import Packed, mismatched
+from cutaway.data.example_packing import Packed, mismatched
 from cutaway.quantization import formats
 from cutaway.train import examples
 from cutaway.train.objectives import distill, dpo, ipo, kto, orpo, reward_model, robust_dpo, simpo

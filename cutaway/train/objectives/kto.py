@@ -4,7 +4,7 @@
     loss = mean over answers of  lambda_liked (1 - sigmoid(beta (d(y) - z)))            where it was liked
                                  lambda_disliked (1 - sigmoid(beta (z - d(y))))         where it was not
 
-d as in ``dpo.py``; y' answers another prompt (``data/examples.py``). z estimates the KL divergence of
+d as in ``dpo.py``; y' answers another prompt (``data/example_packing.py``). z estimates the KL divergence of
 model and reference, and has no gradient. It is taken over the whole step, not over a micro-batch.
 """
 

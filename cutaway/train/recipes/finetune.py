@@ -19,7 +19,7 @@ import torch
 from cutaway import store
 from cutaway.bounds import Count, Natural, Positive
 from cutaway.data.conversations import Item
-from cutaway.data.examples import MISMATCHED, Packed
+from cutaway.data.example_packing import MISMATCHED, Packed
 from cutaway.errors import UserError, plural
 from cutaway.model import decoder
 from cutaway.model.config_dict import from_dict, to_dict
