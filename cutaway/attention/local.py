@@ -1,4 +1,4 @@
-"""Local attention (Longformer 2004.05150, Mistral 2310.06825): the last ``window`` tokens alone.
+"""Sliding-window attention (Longformer 2004.05150, Mistral 2310.06825): the last ``window`` tokens alone.
 
 Time grows with n w instead of n^2, and the cache stops growing at w tokens. What is further back still
 arrives through the layers below, w tokens a layer. Gemma 3 has five local layers to one global.

@@ -1,4 +1,4 @@
-"""Batches for training, as a function of (seed, step): which tokens a step reads needs no file and no memory.
+"""Pretraining's batches, as a function of (seed, step): documents packed into rows, sources mixed.
 
 The stream of a source is cut into rows of ``context`` tokens and one more, the last target. Each epoch the
 cut is shifted by a random amount and the rows are read in a random order: a permutation that is computed for

@@ -1,4 +1,4 @@
-"""Choosing the next token: samplers are functions over logits float32 [v] and the history, and they compose.
+"""Samplers (temperature, top-k, top-p, min-p, penalties): functions of logits [v] and history, which compose.
 
 The order is the one transformers uses: logit bias, repetition penalty, frequency and presence penalties,
 temperature, top-k, top-p, min-p, typical; a watermark is last. (llama.cpp applies its temperature last, which

@@ -1,4 +1,4 @@
-"""A head's role, by its attention on random tokens given twice (2209.11895).
+"""Induction and previous-token heads, by their attention on random tokens given twice (2209.11895).
 
 In the repetition an induction head attends from each token to the one that followed its first occurrence;
 only the repetition tells it where that is.

@@ -1,4 +1,4 @@
-"""Sparse dictionaries: activations as sums of few features, of many more than there are dimensions.
+"""Sparse autoencoders (SAE), transcoders, crosscoders: activations as sums of a few of many features.
 
     u = x W_enc^T + b_enc    topk (2406.04093): f = the k largest of u that are positive
                              jumprelu (2407.14435): f = u where u > threshold

@@ -1,4 +1,4 @@
-"""Dictionaries of features read from folders: ours, SAELens's, circuit-tracer's, one or a set by layer."""
+"""Read sparse autoencoders from folders: ours, SAELens's, circuit-tracer's, one or a set by layer."""
 
 from __future__ import annotations
 

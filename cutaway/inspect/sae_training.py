@@ -1,4 +1,4 @@
-"""What sparse dictionaries (``sae.py``) are trained on, and their figures; ``sae_training_pytorch.py`` computes.
+"""Train sparse autoencoders: their data, units and figures; ``sae_training_pytorch.py`` has the steps.
 
 train(data, "blocks.15.out", features=4096, k=32)                                        an autoencoder
 train(data, ["blocks.9.out", "blocks.15.out"], kind="crosscoder", features=4096)

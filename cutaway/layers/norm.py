@@ -1,4 +1,4 @@
-"""Norms: each token's vector is scaled to a fixed size before a block reads it."""
+"""RMSNorm and LayerNorm: scale each token's vector to a fixed size before a block reads it."""
 
 from collections.abc import Collection
 from typing import Any

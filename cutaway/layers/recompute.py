@@ -1,4 +1,4 @@
-"""A value that the backward pass makes again, with what is inside it, from its input alone."""
+"""Activation checkpointing: the backward pass computes a value again, which the forward pass dropped."""
 
 from __future__ import annotations
 

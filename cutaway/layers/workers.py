@@ -1,4 +1,4 @@
-"""Whether the native core has kernels for torch's operations here, and which threads run them."""
+"""Whether the native core has kernels for PyTorch's operations here; they run on torch's own threads."""
 
 from __future__ import annotations
 

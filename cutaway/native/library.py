@@ -1,4 +1,4 @@
-"""The compiled core (native/, C++): loads it, types its calls, and says why it is absent.
+"""The compiled core (native/, C++): loads it, types its calls, says why it is absent, counts its threads.
 
 Nothing here is needed for a right answer: each kernel has a reference in Python that computes the same bits,
 slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (an

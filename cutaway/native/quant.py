@@ -1,6 +1,6 @@
 """GGML's weight types unpacked, and packed by search (native/weights/quant.cpp, quant_search.cpp).
 
-The reference implementations are cutaway/quantization/formats.py and quant_search.py.
+The reference implementations are cutaway/quantization/formats.py and search.py.
 """
 
 from __future__ import annotations

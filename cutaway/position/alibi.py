@@ -1,4 +1,4 @@
-"""Attention with linear biases (2108.12409): the distance between query and key lowers their score.
+"""ALiBi, attention with linear biases (2108.12409): distance lowers the score of a query and a key.
 
     score[i j] += -slope_h |i - j|        slope_h = 2^(-8 h / heads) for h = 1 ... heads
 

@@ -1,4 +1,4 @@
-"""The modules of alibi and t5: positions of queries and keys in, what is added to each score out."""
+"""The modules of ALiBi and T5's biases: positions of queries and keys in, a bias for each score out."""
 
 from __future__ import annotations
 

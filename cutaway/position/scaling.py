@@ -1,4 +1,4 @@
-"""RoPE scaling: slower frequencies let a model read further than it was trained to. Imports no torch.
+"""RoPE scaling (linear, NTK, YaRN, LongRoPE): slower frequencies for longer texts. Imports no torch.
 
 A scaling with ``stretch`` is the same for every text. One with ``at`` depends on the text's length: its keys
 rotate differently as the text grows, and past the ``original`` length no cache can make "continued" equal

@@ -1,4 +1,4 @@
-"""The KV cache of a text: keys and values of every layer, in pages of 128 positions made as it grows."""
+"""The runtime's KV cache of one text: keys and values of every layer, in pages of 128 positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights made ready to run: matrices as panels in one piece of memory, vectors as floats.
+"""Weights as the CPU kernels read them: matrices as panels in one piece of memory, vectors as floats.
 
 What a model's structures point to, for decoders (packing.py) and encoders (encoder.py)."""
 

@@ -1,5 +1,4 @@
-"""A model made ready to run: its config and packed weights as the structures that one native call walks
-through.
+"""Load a decoder into the runtime: its config and weights as the structures that the native step reads.
 
 Matrices are laid out anew as panels (panels.py), at the size they have in their file; what was read of the
 mapped file is given back to the system as loading goes on, so that memory never holds both."""

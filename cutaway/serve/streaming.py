@@ -1,4 +1,4 @@
-"""From the scheduler's thread to a request's coroutine: pieces as they come, and cancelling.
+"""Stream answers from the scheduler's thread to a request; cancel them when the client disconnects.
 
 The scheduler's thread hands events to the event loop, where one queue merges a request's answers in the order
 in which their tokens were chosen. When the client disconnects, or the time is up, every answer is cancelled,

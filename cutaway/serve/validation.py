@@ -37,7 +37,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Id = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Text = StrictStr
 Object = dict[str, Any]
-MAX_TEXTS = 2048  # of one request; a server allows fewer (limits.py)
+MAX_TEXTS = 2048  # of one request; a server allows fewer (service.py)
 FailFast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
 MAX_MESSAGES = 2048  # OpenAI's bound too
 MAX_IDS = 1 << 17

@@ -1,4 +1,4 @@
-"""What the machine can do, and what of it a step uses: the ruler beside every tokens/s."""
+"""The device and precision of a run, and the device's peak, beside which tokens/s are shown."""
 
 from __future__ import annotations
 

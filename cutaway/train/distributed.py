@@ -1,5 +1,5 @@
-"""Many devices, started by torchrun: each holds a part of every weight and reads its own rows. Where a model
-is sampled from, each holds all weights (``Replicated``).
+"""Training on many devices (FSDP2, tensor parallelism), started by torchrun. Where a model is sampled from,
+each device holds all weights (``Replicated``).
 
 Two ways to split that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices
 that read different rows, and gathers a block's weights when it is their turn; tensor parallelism

@@ -1,4 +1,4 @@
-"""What samples completions: this machine (``local_sampler.py``), or a server (``remote_sampler.py``)."""
+"""Where rollouts are sampled: on this machine (``local_sampler.py``) or a server (``remote_sampler.py``)."""
 
 from __future__ import annotations
 

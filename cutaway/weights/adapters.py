@@ -1,4 +1,4 @@
-"""Adapters in files, PEFT's folders and llama.cpp's, and a checkpoint whose weights they change."""
+"""Adapters (LoRA and its kin): read from PEFT's folders and GGUF files, merged into a checkpoint, written."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def rounding(base: Checkpoint, adapter: Adapter, written: Checkpoint) -> dict[st
 
 
 class AdaptedTensors(Tensors):
-    """A base's weights with an adapter's changes in them, each computed in float32 when it is asked for.
+    """A base's weights with an adapter merged into them, each computed in float32 when it is asked for.
 
     ``base`` and ``adapter`` are both apart, for an engine that applies the one beside the other."""
 

@@ -1,4 +1,4 @@
-"""What an adapter does to one weight of ours.
+"""How an adapter is merged into one weight.
 
     LoRA (2106.09685)     W' = W + s B A       s = alpha / r, or alpha / sqrt(r) (rsLoRA, 2312.03732)
     DoRA (2402.09353)     W' = m (W + s B A) / |W + s B A|, the norm of each row

@@ -2,7 +2,7 @@
 //
 // A text is classified first, 64 bytes at a time, into bitmaps (a bit a byte: is it of a letter, of a number,
 // ...), with vector instructions where it is ASCII. Where the pattern allows, the pieces' first bytes are then found
-// for 64 bytes at once (marks.hpp); else a walker finds each piece's end by counting the ones at a place of a bitmap,
+// for 64 bytes at once (split_bitmaps.hpp); else a walker finds each piece's end by counting the ones at a place of a bitmap,
 // and never decodes a letter. Pieces tile the text. The reference is cutaway/tokenizer/pretokenize.py, whose patterns
 // these are; classes are those of unicode.hpp.
 #pragma once

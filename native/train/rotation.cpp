@@ -1,5 +1,5 @@
-// Rotates queries or keys in one pass over memory, and their gradients back. The reference is cutaway/position/rope.py, in
-// tests/test_native_elementwise.py.
+// RoPE: rotates queries or keys in one pass over memory, and their gradients back. The reference is
+// cutaway/position/rope.py, in tests/test_native_elementwise.py.
 #include "train/rotation.hpp"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 """Every path computes what the naive one does, its gradients too, for every visibility and every way
-to make scores. The native path, which has no float64, is in test_native_path.py.
+to make scores. The native path, which has no float64, is in test_native_backend.py.
 """
 
 from dataclasses import replace

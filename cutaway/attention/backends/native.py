@@ -1,4 +1,4 @@
-"""Attention by the native core, for training on a CPU: the scores are never in memory (2205.14135).
+"""FlashAttention (2205.14135) by the native core, for training on a CPU: no scores in memory.
 
 A block of queries meets a tile of keys.
 

@@ -1,4 +1,4 @@
-"""The KV cache of a layer: what later tokens need of earlier ones, so that no token is computed twice.
+"""The PyTorch model's KV cache, layer by layer; that of the CPU engine is ``runtime/kv_cache.py``.
 
     entries, positions = state.append({"k": k, "v": v}, pos)
 

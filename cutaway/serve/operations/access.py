@@ -1,4 +1,4 @@
-"""Who may ask, how much they may send, and how fast their requests are taken up.
+"""Authentication, limits of size and rate limits: who may ask, how much, and how fast.
 
 A server on 127.0.0.1 is open to every program of its user, and a page in their browser is one of them. So a
 request must name an expected host (DNS rebinding makes a page's own name resolve to 127.0.0.1), must not come

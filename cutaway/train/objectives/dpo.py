@@ -1,4 +1,4 @@
-"""Direct preference optimisation (2305.18290): a reward that is beta log pi / reference, never trained apart.
+"""DPO, direct preference optimisation (2305.18290): the policy itself is the reward model.
 
     d(y) = sum over the answer's tokens of log pi(y_t) - log reference(y_t), its end token among them
     loss = mean over pairs of -log sigmoid(beta (d(chosen) - d(rejected)))
