@@ -1,4 +1,4 @@
-"""How a prompt is continued: by which engine, with which edits, session, guesses and constraint.
+"""Continue a prompt: choose the engine; apply edits, a session, drafts and a constraint.
 
 One prompt goes through `generate/decode.py`, several through the scheduler of `generate/batch/`, where those
 with edits of their own share the steps of the others.

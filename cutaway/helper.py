@@ -1,4 +1,4 @@
-"""Helper processes: what a stranger's input could make endless or huge runs in one that may be killed.
+"""Helper processes with limits of time and memory, for work that untrusted input could make endless.
 
     helper = Helper("cutaway.tokenizer.chat.sandbox", "the chat template", Bounds(0.4, 192 << 20), 5.0)
     helper.ask({"template": ...})        # the answer of that module's `answer`, as a dictionary

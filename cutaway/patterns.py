@@ -1,4 +1,4 @@
-"""Patterns that strangers wrote, in files and requests, matched in bounded time.
+"""Match untrusted patterns, from files and requests, in bounded time.
 
 ``linear`` compiles one with RE2, whose time is proportional to the text. What a linear engine cannot express
 (look-around, references back) is refused, or given to ``backtracking``: the `regex` package, with a timeout,

@@ -1,4 +1,4 @@
-"""What a model makes of whole texts: a vector for each, the labels of a classifier, the scores of a ranker.
+"""Whole texts through a model: a vector for each, a classifier's labels, a reranker's scores.
 
 An encoder's vectors and labels, and a decoder's vectors, are computed by the engine that answers; a decoder's
 labels by the PyTorch model.

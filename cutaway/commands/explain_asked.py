@@ -1,4 +1,4 @@
-"""What `cutaway explain` is asked: a text, models and edits, checked together, and what they give."""
+"""The options of `cutaway explain`, checked together: a text, models and edits, and what they give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs of `cutaway tokenizer` share: the tokenizer that is meant, and the text."""
+"""Options that the verbs of `cutaway tokenizer` share: which tokenizer, and which text."""
 
 import sys
 from pathlib import Path

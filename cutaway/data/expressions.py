@@ -1,4 +1,4 @@
-"""Which answers may be given to a scorer that evaluates them: literals and arithmetic, and nothing that acts.
+"""Check that an answer is safe to evaluate: literals and arithmetic, and nothing that acts.
 
     harmless("[[0, 1], [1, 0]]"), harmless("(3 + 5) * x**2")             # True, True
     harmless("__import__('os').system('true')"), harmless("9**9**9")     # False, False

@@ -1,4 +1,4 @@
-"""What is left out of a corpus and why: duplicates, near-duplicates, and documents that fail a named rule.
+"""Filter a corpus: drop duplicates, near-duplicates, and documents that fail a named rule.
 
 Every document that is dropped is counted under the name of what dropped it; nothing vanishes silently. The
 rules are those of Gopher (2112.11446, section A1) that need no language; near-duplicates are found by MinHash

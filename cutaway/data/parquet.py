@@ -1,4 +1,4 @@
-"""Parquet files of strangers: rows of the columns that are asked for, and one sentence for a damaged file."""
+"""Read untrusted Parquet files: rows of some columns. A damaged file is an error in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where text comes from: files, folders, JSONL, parquet and datasets, as a stream of documents.
+"""Read text from files, folders, JSONL, Parquet and datasets, as a stream of documents.
 
 A source is read in an order that never changes (names sorted, lines as they stand), so that a job which was
 stopped can be done again and skip what it has already written.

@@ -1,4 +1,4 @@
-"""Which words are learned from, and against which: subsampling and the noise of word2vec (1310.4546).
+"""Subsampling of frequent words and negative samples, as word2vec draws them (1310.4546).
 
 Random numbers are SplitMix64's, so that the native core (native/core/random.hpp) draws the same.
 """

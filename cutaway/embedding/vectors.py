@@ -1,4 +1,4 @@
-"""Words with a vector each: which are alike, and what is to one word as another is to a third.
+"""Word vectors: nearest words, and analogies (what is to one word as another is to a third).
 
 The words may be a corpus's, or the tokens of a language model's embedding table; the questions are the same.
 """

@@ -1,4 +1,4 @@
-"""What a written answer says: its numbers as they are, its last line, whether it names what is expected."""
+"""Parse a written answer: its numbers, its last line, whether it names the expected text."""
 
 from __future__ import annotations
 

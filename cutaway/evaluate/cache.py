@@ -1,4 +1,4 @@
-"""What was computed before, by the weights and the request: an evaluation that was stopped goes on.
+"""Cached evaluations, by the weights and the request, so that one that was stopped goes on.
 
 One SQLite file in the cache folder. A key is the digest of the model's files, the engine, the package's
 version and the request in ids; a value is JSON. A file is hashed again when its size, time or inode changes.

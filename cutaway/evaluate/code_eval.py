@@ -1,4 +1,4 @@
-"""Whether a function of untrusted code passes tests, judged in a process that the code cannot reach.
+"""Check untrusted code by its tests (HumanEval), in a process that the code cannot reach.
 
     passes(answer, prompt, test, "add", Bounds(seconds=10))
 

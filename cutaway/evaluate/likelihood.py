@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations: what multiple choice and bits per byte are computed from.
+"""Log-likelihoods of given continuations, for multiple choice and bits per byte.
 
     log p(continuation | context) = sum over its tokens of log p(token | context, tokens before it)
 

@@ -1,4 +1,4 @@
-"""How well a model predicts a text, and how far its predictions are from another model's.
+"""Perplexity of a text, and how far a model's predictions are from another model's.
 
     perplexity = exp(mean of -log p(token | those before it in its window))
     KL divergence = mean over positions of sum over tokens of p (log p - log q)

@@ -1,4 +1,4 @@
-"""What an evaluation task is made of: questions, exercises, calls of tools, labels, or a text to predict."""
+"""The parts of an evaluation task: questions, exercises, tool calls, labels, or a text to predict."""
 
 from __future__ import annotations
 

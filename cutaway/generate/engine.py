@@ -1,4 +1,4 @@
-"""What generation asks of an engine: ids in, logits out, and a state that remembers what was read.
+"""The protocol of an engine: ids in, logits out, and a state that remembers what was read.
 
 The PyTorch model and the runtime both have this protocol, so that generation, serving and evaluation never
 ask which one they hold.

@@ -1,4 +1,4 @@
-"""What an encoder-decoder's checkpoint says of the ids that it writes, as a constraint on each choice."""
+"""Constraints of an encoder-decoder's generation config on the tokens that it writes."""
 
 from __future__ import annotations
 

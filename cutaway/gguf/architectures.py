@@ -1,4 +1,4 @@
-"""What llama.cpp's architectures take for granted, where metadata cannot say otherwise.
+"""Defaults of llama.cpp's architectures that no metadata can change.
 
 Facts of its sources at build 11549 (``src/models/``), by the words of ``general.architecture``. A model that
 such an architecture cannot hold would be a file that llama.cpp does not open.

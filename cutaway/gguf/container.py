@@ -1,4 +1,4 @@
-"""Files from strangers: mapped, and named for what they are where they are something else."""
+"""Map untrusted files, and recognise the format of one that is not what was expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GGUF can hold: its storage types, their blocks, and a tensor as the bytes it is on disk."""
+"""GGUF's storage types, their blocks, and a tensor as the bytes of its file."""
 
 from __future__ import annotations
 

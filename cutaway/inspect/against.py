@@ -1,4 +1,4 @@
-"""What training changed: a base model and a tuned one of the same shape on one text, and their weights.
+"""Compare a base model with its fine-tuned one: their activations on one text, and their weights.
 
 Four questions, each answered from two traces or from the weights alone:
 

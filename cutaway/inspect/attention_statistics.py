@@ -1,4 +1,4 @@
-"""What each head attends to over many texts: sinks, the token before, what followed earlier, and how sharply.
+"""Statistics of each head's attention over many texts: sinks, previous token, induction, entropy.
 
 found = attention_statistics(lm, texts)            # [statistic layer head], with intervals over texts
 found.show(list(found.axes["statistic"]).index("induction"))

@@ -1,4 +1,4 @@
-"""Which attention backend each layer uses, and why not another: what the dispatchers choose for a text.
+"""The attention backend that each layer uses for a text, and why not another.
 
 The text is processed as generation does it, in chunks with a state, and then one token more. Nothing else is
 traced: to keep attention maps, attention runs on the naive backend.

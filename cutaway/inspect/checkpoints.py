@@ -1,4 +1,4 @@
-"""What one checkpoint of a training run has learned: a fixed sentence, induction heads, and its embeddings.
+"""Measure a checkpoint of a training run: a fixed sentence, induction heads, its embeddings.
 
 The embedding map of two checkpoints can be compared because one is rotated onto the other (orthogonal
 Procrustes): training rotates all rows together, which changes no logit and means nothing.

@@ -1,4 +1,4 @@
-"""Dictionaries of features as a server shows them: with labels, and texts at which features are strongest.
+"""Sparse autoencoders as a server shows them: with labels, and texts at which features are strongest.
 
 Those are kept beside a dictionary, in ``contexts.safetensors``, by `cutaway sae texts`:
 

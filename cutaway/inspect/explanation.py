@@ -1,4 +1,4 @@
-"""What a model does with a text, as data: `cutaway explain` prints, draws or gives it as JSON.
+"""The data of `cutaway explain`: what a model does with a text, to print, draw or give as JSON.
 
 Seven steps, each a frozen dataclass of plain numbers: tokens, embeddings, one attention score, direct logit
 attribution, the logit lens, the residual stream, the next token. Every number comes from the model's own

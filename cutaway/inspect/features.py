@@ -1,4 +1,4 @@
-"""What features of a sparse dictionary are: where they fire, what they promote, what they go along with.
+"""Features of a sparse autoencoder: where they are active, what they promote, what they go along with.
 
     scan = Scan(made, data, [17, 40])                  one pass over an activation dataset
     scan.examples(17)                                  texts at quantiles of its activation

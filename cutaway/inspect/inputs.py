@@ -1,4 +1,4 @@
-"""Which activations a layer has, and those that readings need."""
+"""The activations that a layer has, and those that studies need."""
 
 from __future__ import annotations
 

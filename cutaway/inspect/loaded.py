@@ -1,4 +1,4 @@
-"""What studies ask of a loaded model beside its inside: a ``LanguageModel``, which is above them."""
+"""The protocol of a loaded model that studies use: a ``LanguageModel``, which is above them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page shows of one forward pass: every token, layer and head, as plain numbers and arrays.
+"""The data of a page about one forward pass: every token, layer and head, as numbers and arrays.
 
 ``explanation.py`` covers the last token and the answer's strongest head; a page lets its reader choose. So
 the data holds every head's attention weights, the queries, keys and values of as many heads as the budget

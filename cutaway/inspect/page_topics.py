@@ -1,4 +1,4 @@
-"""What a page shows besides its views where it is asked for: a patch, an autoencoder's features, a training.
+"""Views that a page shows on request: a patch, an autoencoder's features, a training.
 
 Each is a fact of the page's first explanation, and makes a view of its name.
 """

@@ -1,4 +1,4 @@
-"""What a forward pass can compute at once and what must wait, with operations, bytes and the roofline.
+"""Parallel work in a forward pass: what is computed at once, what must wait, and the roofline.
 
 A step reads what the step before it wrote; inside a step nothing depends on anything else in it. So the
 number of steps, layer after layer, is what no number of processors shortens, and ``outputs`` is how many

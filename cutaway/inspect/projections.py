@@ -1,4 +1,4 @@
-"""How W_q, W_k and W_v make a head's queries, keys and values: what a page draws of the three products.
+"""A head's queries, keys and values as products with W_q, W_k and W_v, for the page to draw.
 
 A page keeps the numbers that enter a layer, float32 [t d]; of a head's three matrices the first columns as
 one signed byte a weight, to be drawn; and for each token and row of a matrix the largest products with the

@@ -1,4 +1,4 @@
-"""Which tokens a direction of the residual stream promotes, and which it suppresses, by the output head."""
+"""The tokens that a direction of the residual stream promotes and suppresses, by the output head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model becomes when activations are replaced by what a sparse dictionary writes in their place.
+"""Evaluate sparse autoencoders: the model's loss when their outputs replace its activations.
 
     check(lm, sae_folders.load_set("transcoders"), texts, data)
     layer 3: loss 3.41 (the model's own 3.32), KL 0.11; the best linear map 0.19, the mean 0.42

@@ -1,4 +1,4 @@
-"""Features as the few entries that are not zero, so that training touches only those; PyTorch computes.
+"""Features as their few nonzero entries, so that training touches only those; PyTorch computes.
 
 A batch's features are entries (row, feature, value), by row. Only the pre-activations need a dense product:
 the gradients of W_enc and all of the decoder are sums over entries, a k-th of the f features a token. The

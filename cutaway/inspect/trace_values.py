@@ -1,4 +1,4 @@
-"""What one forward pass over a text left: its activations by name, and the questions they answer.
+"""The activations of one forward pass by name, and the questions that they answer.
 
 ``Trace`` (trace.py) adds what is drawn and saved of it, and its gradients.
 """

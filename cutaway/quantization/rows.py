@@ -1,4 +1,4 @@
-"""A packed table as numpy sees one: a slice or ids of rows, unpacked when they are asked for."""
+"""A packed table read like an array: rows are unpacked when a slice or ids of them are read."""
 
 from __future__ import annotations
 

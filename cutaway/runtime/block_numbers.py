@@ -1,4 +1,4 @@
-"""What both steps, the core's and its reference, derive from a block's config: kinds, scales, sizes."""
+"""Numbers that the native step and its reference derive from a block's config: kinds, scales, sizes."""
 
 from __future__ import annotations
 

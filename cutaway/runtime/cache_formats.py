@@ -1,4 +1,4 @@
-"""What keys and values are kept as in the KV cache: halves, or groups of 32 whole numbers that share a scale.
+"""Number formats of the KV cache: halves, or groups of 32 whole numbers that share a scale.
 
     Q8_0    scale = max|x| / 127 as a half         q = x / scale, -127 to 127
     Q4_0    scale = m / -8 as a half               q = x / scale, -8 to 7; m: the number of largest magnitude

@@ -1,4 +1,4 @@
-"""How fast the runtime is on this machine, and how fast its weights can be read: for `cutaway bench`."""
+"""Measure decoding speed, and how fast weights can be read, for `cutaway bench`."""
 
 from __future__ import annotations
 

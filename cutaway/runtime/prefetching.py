@@ -1,4 +1,4 @@
-"""How the memory is asked ahead for weights, as this processor decodes fastest.
+"""Choose how weights are prefetched: the way with which this processor decodes fastest.
 
 The core has several ways (native/runtime/prefetch.hpp), and which is fastest differs between processors, by
 up to twice. So the first large model that is opened decodes a few tokens by each of them, in turns, and the

@@ -1,4 +1,4 @@
-"""What the reference engine keeps of one text: keys and values, recurrent states, and its edits."""
+"""The reference engine's state of one text: keys and values, recurrent states, and its edits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models the runtime runs, and of any other in a sentence why not."""
+"""Which models the runtime runs, and why not the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runtime shows of a forward pass: names, shapes, values of whole texts.
+"""The values of a forward pass that the runtime shows: names, shapes, arrays of whole texts.
 
     embed, blocks.N.middle, blocks.N.out   the residual stream [d]: before block 0, after each half of block N
     blocks.N.attention_norm, mlp_norm      what each half reads of it [d], normed

@@ -1,4 +1,4 @@
-"""What a process and its descendants use, measured from outside through ``/proc``."""
+"""Measure memory, threads and files of a process and its descendants, through ``/proc``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which system calls sandboxed Python may make: a list of what is allowed; every other one is denied.
+"""The system calls that sandboxed Python may make; every other one is denied.
 
     program = instructions("x86_64")            # for seccomp: (code, if true, if false, constant), or "pid"
 

@@ -1,4 +1,4 @@
-"""How a sandboxed process is started: Python with the source of ``inside.py``, in namespaces of its own.
+"""Start a sandboxed process: Python with the source of ``inside.py``, in namespaces of its own.
 
 ``bwrap`` makes the namespaces where bubblewrap is installed and works, else ``namespaces.py``.
 """

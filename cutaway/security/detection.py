@@ -1,4 +1,4 @@
-"""What a detector catches at each rate of false positives: its threshold, and its curve."""
+"""A detector's rate of catches at each rate of false positives: its threshold, and its curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack showed, beside its controls: rates with intervals, and the verdict that follows of them."""
+"""The finding of an attack: rates with intervals, beside its controls, and the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attacker of the one-field task sends: every style, delimiters, the question again, a suffix."""
+"""Prompt injections into the one-field task: every style, delimiters, the question again, a suffix."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""What the laboratory found: a JSON document, lines for a terminal, one HTML file with the views inside."""
+"""The laboratory's report: a JSON document, lines for a terminal, one HTML file with its views."""
 
 from __future__ import annotations
 

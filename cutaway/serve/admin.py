@@ -1,4 +1,4 @@
-"""What an admin asks: which models are loaded; load one, unload one."""
+"""Admin routes: list the loaded models, load one, unload one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers to a request are held to: one object, from the request's fields to the last sample.
+"""The constraints on a request's answers: grammar, budget of thought, least length, schema.
 
 A grammar holds an answer to a format, schema or calls, as far as a grammar can; a budget ends its thought; a
 least length forbids its end. What a schema asks beyond a grammar is named in the answer's ``warnings``, and

@@ -1,4 +1,4 @@
-"""The HTTP API of a server's models, joined: routes, access, errors, and what a response's head tells."""
+"""The HTTP app of a server's models: joins all routes, access, errors and response headers."""
 
 from __future__ import annotations
 

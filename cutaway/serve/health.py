@@ -1,4 +1,4 @@
-"""Whether the server is up, which a load balancer asks without a key; its metrics; what keys used."""
+"""Routes for operators: health without a key, for load balancers; metrics; what each key used."""
 
 from __future__ import annotations
 

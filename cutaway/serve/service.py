@@ -1,4 +1,4 @@
-"""What the endpoints share: the model under its name, its scheduler, limits, threads and metrics."""
+"""A served model, as the routes share it: its names, scheduler, limits, threads and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a body is read and checked: the rule for all fields, the types that requests of several APIs share, and
+"""Validation of request bodies: the rule for all fields, the types that requests of several APIs share, and
 the sentence that names the first wrong field.
 
 ``null``, an empty value and a default are the same as leaving a field out. A field that cannot change the

@@ -1,4 +1,4 @@
-"""What of the caches can go: what interrupted pulls left, and what is made again when it is next needed."""
+"""Remove from the caches what interrupted pulls left, and what is made again when it is next needed."""
 
 import shutil
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Reading strangers' text files whole: of bounded size, and refused in a sentence that names the file."""
+"""Read untrusted text files whole, up to a bounded size; errors name the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML of strangers: plain data only, of bounded size, refused in a sentence that names the file.
+"""Read untrusted YAML: plain data only, of bounded size; errors name the file.
 
 Words are YAML 1.2's: of booleans only true and false, so that `no` is a word, and 1e-3 a number. Dates, sets,
 binary data and merge keys are not read: a few lines of merge keys make gigabytes.

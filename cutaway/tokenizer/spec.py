@@ -1,4 +1,4 @@
-"""What a tokenizer is, as data: formats read into this and write it back, Tokenizer makes it work."""
+"""A tokenizer as data (TokenizerSpec): formats read and write it, ``Tokenizer`` encodes with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

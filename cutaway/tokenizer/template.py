@@ -1,4 +1,4 @@
-"""What is around an input of one text or of two, and the segment of each part (BERT, 1810.04805)."""
+"""Special tokens around an input of one text or two, and the segment of each part (BERT, 1810.04805)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distinct words and their counts: the native table where a scanner fits, else Python's, alike."""
+"""Count distinct words: in the native core where it can split by the pattern, else in Python."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How a corpus is cut into words for training: a pattern by name or as a regex, around the special tokens."""
+"""Split a corpus into words for training: by a named pattern or a regex, around the special tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""How a model is made: the loss, the optimizer, the schedule, and a loop that can be stopped anywhere."""
+"""Training: the loss, the optimizer, the schedule, and a loop that can be stopped anywhere."""

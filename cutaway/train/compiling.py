@@ -1,4 +1,4 @@
-"""Whether torch.compile pays: what it saves of a run's time against how long it takes here. No torch.
+"""Decide whether torch.compile pays: the time it saves in a run against the time it takes. No torch.
 
 What it saves was measured (docs/results/training.md): 4 to 13% of a step on a CPU where all weights are
 trained, nothing beside a frozen base. How long it takes is measured by each run that compiles and kept in

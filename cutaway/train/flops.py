@@ -1,4 +1,4 @@
-"""What a step costs in floating-point operations, by formula. Imports no torch.
+"""Floating-point operations of a training step, by formula. Imports no torch.
 
     6 a weight that multiplies a token    2 of the forward pass, 4 of the backward pass; 4 of a frozen weight,
                                           of which no gradient is computed

@@ -1,4 +1,4 @@
-"""How a step's work is split: here over one process. ``distributed.py`` has the same for many."""
+"""Split a step's work over processes: here over one; ``distributed.py`` does so over many devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run needs on N devices, on paper: bytes that stay, bytes that pass, and seconds. Imports no torch.
+"""Estimate a run on N devices: memory, communication and seconds. Imports no torch.
 
     stays    weights, gradients, AdamW's two moments: 4 + 4 + 8 bytes a weight, over all devices (1910.02054)
     passes   activations kept for the backward pass; a block's weights while it is computed; a chunk of logits

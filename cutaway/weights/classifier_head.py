@@ -1,4 +1,4 @@
-"""How the folders of a family have the head of a classifier of texts: data of its file."""
+"""A classifier's head in a family's folders: names of its tensors, activation, pooling."""
 
 from __future__ import annotations
 

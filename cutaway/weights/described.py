@@ -1,4 +1,4 @@
-"""What the files of a model say of it without its weights: a folder's, a config.json alone, a GGUF file's.
+"""Describe a model by its files, without its weights: a folder, a config.json alone, a GGUF file.
 
 A model that is not loaded is described too, as far as its config goes: what it is, and why it is not loaded.
 """

@@ -1,4 +1,4 @@
-"""What a family of models is: two tables of weight names, and one table of settings, each read both ways.
+"""A family of models: two tables of weight names, and one table of settings, each read both ways.
 
 A row of the settings table ties one name of ours to its key in a ``config.json`` and its key in GGUF
 metadata. Settings are plain values by our names (``heads``, ``rope``); ``build`` makes a config of them,

@@ -1,4 +1,4 @@
-"""Which family describes a model, and by which config: the first whose config reads back as the model."""
+"""Find the family that describes a model: the first whose config reads back as the model."""
 
 from __future__ import annotations
 

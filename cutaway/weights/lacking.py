@@ -1,4 +1,4 @@
-"""What llama.cpp's architecture lacks of a model, in the field's words and by the keys of its config.json."""
+"""Features of a model that llama.cpp's architecture lacks, named by the keys of its config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a tensor of theirs becomes weights of ours, and back: transposed, split, stacked, reordered.
+"""Maps between a file's tensors and our weights: transposed, split, stacked, reordered.
 
 Each works on packed weights and leaves them packed where it can.
 """

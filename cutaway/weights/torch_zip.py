@@ -1,4 +1,4 @@
-"""What `torch.save` writes, read as data: a zip of a pickle and of each tensor's numbers (PyTorch 1.6 on).
+"""Read `torch.save` files as data: a zip of a pickle and of each tensor's numbers (PyTorch 1.6 on).
 
 A pickle is a program that builds objects and may call any function. Here its opcodes are read one by one, and
 those that build dicts, lists, texts, numbers and tensors are followed. No name is imported and nothing is

@@ -1,4 +1,4 @@
-"""What a mechanism costs, as formulas that people read and ``at`` evaluates. Imports no torch.
+"""The cost of a mechanism: time, memory and cache as formulas, to read and to evaluate. Imports no torch.
 
     n tokens read     s tokens of another text     d model width     h query heads   g key-value heads
     k key size        v value size                 f features        and a mechanism's own options by name

@@ -1,4 +1,4 @@
-"""What a block expects of a token mixer: the protocols of mechanisms and their states. Imports no torch."""
+"""The protocols of token mixers and of their states, as a block uses them. Imports no torch."""
 
 from __future__ import annotations
 

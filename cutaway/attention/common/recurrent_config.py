@@ -1,4 +1,4 @@
-"""What every mixer with a recurrent state has as data: its state, and what that costs. Imports no torch."""
+"""The config of every mixer with a recurrent state: the state's tensors, and their cost. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer keeps of each token, as named tensors, and how it is appended to a state."""
+"""The entries of a cache: named tensors for each token, appended to a layer's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs of `cutaway embed` ask: vectors of a file, or those inside a model."""
+"""The vectors that the verbs of `cutaway embed` work on: those of a file, or those inside a model."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What compared models learn: one file a task, with its rows, its metric, its chance level and its source."""
+"""The tasks that compared models learn: one file each, with rows, metric, chance level and source."""

@@ -1,4 +1,4 @@
-"""The programs by name, and their items: so many to train on, so many held out."""
+"""The programs by name, and their items: some to train on, others held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is asked: one file a task, with its data, its prompts, its scorer and its chance level.
+"""The evaluation tasks: one file each, with its data, its prompts, its scorer and its chance level.
 
 The folder is the registry. A task's file has ``task(limit)``, or ``task(name, limit)`` where a name follows
 after a colon. Questions have choices, whose likelihood decides; exercises have an answer

@@ -1,4 +1,4 @@
-"""What one step reads: a chunk of each sequence, in one call of the engine."""
+"""The input of one step: a chunk of each sequence, in one call of the engine."""
 
 from __future__ import annotations
 

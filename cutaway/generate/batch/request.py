@@ -1,4 +1,4 @@
-"""What a caller asks of a model and what comes back: requests, streams of pieces, finished generations."""
+"""Requests to the scheduler, streams of their output, and finished generations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages on disk within the scheduler: which texts wait for theirs, and which texts' pages are written."""
+"""Load and save KV-cache pages on disk while the scheduler runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of the scheduler reads: which sequences decode, and how many ids of the prompts that wait.
+"""Choose what a scheduler's step reads: sequences that decode, and ids of prompts that wait.
 
 A step reads the weights once for all sequences, and the keys and values of each besides: beside four texts of
 six thousand ids a step of a small model takes seven times as long. Where several clients decode, the

@@ -1,4 +1,4 @@
-"""What strategies of slow thinking share: the writer, the judge, seeds, and how one is spelt."""
+"""Shared by strategies of slow thinking: sampling, scoring, seeds, and their names as options."""
 
 from __future__ import annotations
 

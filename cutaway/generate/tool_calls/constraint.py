@@ -1,4 +1,4 @@
-"""What holds an answer's calls to their tools' schemas: a grammar as far as one can, and a check after it.
+"""Constrain tool calls to their schemas: by a grammar as far as one can, and validated afterwards.
 
 A tool whose schema no grammar can hold is held to its names and types alone, and a warning says so: one odd
 schema costs the others nothing.

@@ -1,4 +1,4 @@
-"""Who wrote each character of a conversation as the model reads it: the template, or one of its messages.
+"""Label each character of a rendered conversation with its source: the template, or one of the messages.
 
 The chat renderer follows every character from its origin (``tokenizer/chat/provenance.py``). Where a template
 knows no tools, a result is text inside of a message of the user's, and still the tool's here.

@@ -1,4 +1,4 @@
-"""What a graph predicts when nodes are clamped to a multiple of their value, and what the model then does.
+"""Clamp nodes of a graph to a multiple of their value: the graph's prediction, and what the model does.
 
 The graph is linear: a node's change is the sum over what it reads, of effects times relative changes. The
 change of a clamped node passes on along all paths, which other clamped nodes stop. The model is run with a

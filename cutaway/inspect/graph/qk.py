@@ -1,4 +1,4 @@
-"""Why a head looks where it looks: a score as a sum over pairs of a query's part and a key's part.
+"""A head's attention score as a sum over pairs of a query's part and a key's part.
 
     found = score_parts(lm, text, 18, 6, key=3)        # [query part, key part], which sum to the score
     found.top(5)

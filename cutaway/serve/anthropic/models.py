@@ -1,4 +1,4 @@
-"""/v1/models in Anthropic's form (docs.anthropic.com/en/api/models-list), for who names its version."""
+"""/v1/models in Anthropic's form (docs.anthropic.com/en/api/models-list)."""
 
 from __future__ import annotations
 

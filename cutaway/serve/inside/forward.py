@@ -1,4 +1,4 @@
-"""What the routes of this folder share: a prompt with edits, read once, and values of some of its tokens.
+"""Shared by the routes of this folder: one forward pass over a prompt, with edits, and some values.
 
 The scheduler reads each prompt beside all other requests, and takes from the prefix cache what is before the
 first of those tokens. What the runtime does not show is the PyTorch model's, one request at a time.

@@ -1,4 +1,4 @@
-"""What a conversation was compacted to, between two requests: signed, given to the client, and read back.
+"""Summaries of compacted conversations: signed, given to the client, and read back.
 
 The client keeps the summary as a compaction item, whose ``encrypted_content`` is the summary behind an
 HMAC-SHA256 of it and of the API key that asked. So a text that the model reads in the assistant's voice as

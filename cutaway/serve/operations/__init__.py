@@ -1,1 +1,1 @@
-"""What keeps a server running: who may ask, which models are loaded, its life cycle, log and metrics."""
+"""Operating a server: access, loading of models, life cycle, log and metrics."""

@@ -1,4 +1,4 @@
-"""Who may connect, from the first byte on, before any key is checked.
+"""Limits on connections, from the first byte on, before any key is checked.
 
 A connection that sends no whole request head in time is closed, and so is one whose client does not read. At
 the limit of a client its oldest connection without a request gives way to the new one.

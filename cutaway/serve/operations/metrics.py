@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus: the scheduler's figures as they are, how requests fared, what keys used.
+"""Prometheus metrics (/metrics): the scheduler's figures, requests by outcome, use by key.
 
 Names and base units are those that Prometheus asks for (prometheus.io/docs/practices/naming).
 """

@@ -1,4 +1,4 @@
-"""What is known of one HTTP request when it ends: a line of the log, figures for Prometheus, a trace.
+"""The record of one HTTP request: a line of the log, figures for Prometheus, a trace.
 
 `RecordMiddleware` gives each request its id and record, and reports the record at its end.
 """

@@ -1,4 +1,4 @@
-"""Which tokens a template controls a model with, and where in a rendered text the template itself wrote one.
+"""A chat template's control tokens, and where in a rendered text the template itself wrote one.
 
 A control token is one that the tokenizer calls special, or any other added token whose text is in the
 template (in a comment too). The template wrote a token if all its characters come from one constant, in

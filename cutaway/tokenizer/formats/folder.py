@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says about a tokenizer beside the tokenizer's own file.
+"""A Hugging Face folder's settings of its tokenizer, beside the tokenizer's own file.
 
 tokenizer_config.json and special_tokens_map.json name the tokens, generation_config.json those that end an
 answer; the chat template is chat_template.jinja, else the one in tokenizer_config.json.

@@ -1,4 +1,4 @@
-"""What is trained beside a frozen model: one file an adapter, its formula in the docstring. The folder is the
+"""Adapters, trained beside a frozen model: one file each, its formula in the docstring. The folder is the
 registry.
 
 An adapter is a ``Config`` with ``attach(model)``, which freezes the model and puts the adapter's modules

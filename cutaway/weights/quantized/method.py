@@ -1,4 +1,4 @@
-"""What a method of quantising is to a reader: the endings of its names, and how a weight is made."""
+"""The interface of a quantization method: the endings of tensor names, and how a weight is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the readers of quantised folders share: a weight's tensors, and values that are made when asked for.
+"""Shared by the readers of quantized folders: a weight's tensors, and values that are made when read.
 
 A quantised weight is several tensors of a folder. ``Stored`` has them by the parts of their names and checks
 types and shapes; ``Rows`` is the ``Packed.data`` of the weight that they mean, of which only the rows that

@@ -1,4 +1,4 @@
-"""What an objective reads of each answer in packed rows: sums over its trained tokens."""
+"""Sums over each answer's trained tokens in packed rows, for objectives that compare answers."""
 
 from __future__ import annotations
 

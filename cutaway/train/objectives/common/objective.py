@@ -1,4 +1,4 @@
-"""What every objective has. No torch at import: a config is read without it."""
+"""The interface of an objective. No torch at import: a config is read without it."""
 
 from __future__ import annotations
 
