@@ -38,6 +38,7 @@ class Config(gqa.Config):
     """
 
     module = "cutaway.attention.modules.differential:DifferentialAttention"
+    maps = 2
 
     lambda_start: Fraction = 0.8
     eps: Positive = 1e-5

@@ -46,6 +46,7 @@ class Config(Buildable):
 
     module = "cutaway.attention.modules.mla:LatentAttention"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+    maps: ClassVar[int] = 1
 
     heads: Count
     key_size: Count

@@ -24,7 +24,6 @@ from zlib import crc32
 import numpy as np
 
 from cutaway.errors import UserError, quoted
-from cutaway.inspect.inputs import output_heads
 from cutaway.model.config import Decoder as Config
 
 if TYPE_CHECKING:
@@ -298,7 +297,8 @@ def check(config: Config, edit: Edit, length: int) -> None:
     if isinstance(edit, _Directed):
         _check_vector(edit, config.width)
     elif edit.layer is not None:
-        _check_part(edit, output_heads(blocks[edit.layer].attention))
+        of: Any = blocks[edit.layer].attention
+        _check_part(edit, of.heads // of.maps)
     if isinstance(edit, Noise | Ablate) and edit.seed < 0:
         raise UserError(f"the edit's seed is {edit.seed}: it must not be negative")
     if isinstance(edit, Ablate):

@@ -314,7 +314,7 @@ def _attention(trace: TraceValues, attribution: Attribution, layer: int, head: i
         source_contribution=float(sources[head, source]),
         shapes={"q": q.shape, "k": k.shape, "v": v.shape},
         rope=None if config.position is None else rotated_pair(config, q[head], k[kv_head], source),
-        maps=config.heads // output_heads(config),
+        maps=config.maps,
         score=score(trace, layer, head, q[head], k[kv_head], source),
     )
 

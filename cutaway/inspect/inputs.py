@@ -33,7 +33,7 @@ def out_input(of: Any, layer: int) -> str:
 
 def output_heads(config: Any) -> int:
     """How many heads of a layer have an output: of a differential layer's attention maps half."""
-    return config.heads // 2 if kind_of(config) == "differential" else config.heads
+    return config.heads // config.maps
 
 
 def mlp_input(config: Decoder, layer: int) -> str:

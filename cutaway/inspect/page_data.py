@@ -204,7 +204,7 @@ class _Builder:
             self.keep(f"sinks.{layer}", sinks)
         return {
             "recurrent": False,
-            "maps": config.heads // output_heads(config),
+            "maps": config.maps,
             "scale": attention_score.score_scale(config),
             "softcap": getattr(config, "softcap", None),
             "group_size": config.heads // getattr(config, "groups", config.heads),

@@ -1,19 +1,45 @@
 """One forward pass of the core: new tokens of many sequences into their pages, or one token of one."""
 
 import ctypes
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.native import library, step_edits
+from cutaway.native import library
 from cutaway.native.library import check, function
-from cutaway.native.step_edits import EditOf
 from cutaway.native.structures import Edit, Model, Observation, Reading, Value, check_sizes
 
 PAGE = 128  # positions of a page of the state
+HOWS = ("move", "along", "exchange", "return")  # step.hpp's How
+OUT, PATTERN = 2, 27  # step.hpp's What
+VALUES = PATTERN  # that a reading can write out: What in step.hpp
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
+
+
+class EditOf(NamedTuple):
+    """A change of ``units`` of a value (step.hpp's What) of a layer, for the tokens ``first`` to ``last``, as
+    step.hpp's How has it. ``vector`` float32 [units], or [tokens units]; ``read`` float32 [units]; ``other``:
+    the first of the units that are exchanged with these. Of a pattern units are heads, ``vector`` is [heads
+    keys] or [tokens heads keys] of the ``keys``, and ``read`` [keys] is 0 for those that stay.
+    """
+
+    what: int
+    layer: int
+    units: tuple[int, int]
+    first: int
+    last: int
+    vector: np.ndarray | None = None
+    strength: float = 1.0
+    factor: float = 1.0
+    how: str = "move"
+    read: np.ndarray | None = None
+    other: int = 0
+    keys: tuple[int, int] = (0, 2**31 - 1)
+    renormalises: bool = False
 
 
 def run_step(
@@ -48,7 +74,7 @@ def run_step(
     _check_states(model, states, len(pages))
     _check_beside(model, len(pages), len(logits_at), after, adapters, longer)
     patterns = _patterns(model, starts, positions, watched)
-    given = [np.empty((len(ids), step_edits.value_size(model, *each)), np.float32) for each in values]
+    given = [np.empty((len(ids), _value_size(model, *each)), np.float32) for each in values]
     asked = np.array(watched, np.int32).reshape(-1, 3)
     out = np.empty((len(logits_at), model.vocab), np.float32)
     tables, held, drawn = map(_addresses, (pages, states, patterns))
@@ -64,7 +90,7 @@ def run_step(
         *(len(each) for each in (pages, logits_at, asked)),
         0,
     )
-    changes = [step_edits.structure(model, len(ids), each) for each in edits]
+    changes = [_edit(model, len(ids), each) for each in edits]
     outs = [Value(room.ctypes.data, *each) for room, each in zip(given, values, strict=True)]
     if _run(model, reading, outs, changes, threads):
         raise OperationalError(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
@@ -156,6 +182,67 @@ def _patterns(
         length = int(positions[sequence]) + token - int(starts[sequence]) + 1
         rooms.append(np.empty((1 if which == 2 else model.layers[layer].heads, length), np.float32))
     return rooms
+
+
+def _edit(model: Model, tokens: int, by: EditOf) -> Edit:
+    """An edit, checked and laid out for the core."""
+    pattern, (first, last) = by.what == PATTERN, by.units
+    size = model.layers[by.layer].heads if pattern else _value_size(model, by.what, by.layer)
+    if not 0 <= first < last <= size or not 0 <= by.first <= by.last <= tokens:
+        raise UserError(f"The edit of layer {by.layer} fits neither {size} units nor the {tokens} tokens.")
+    count, stride = last - first, 0
+    for name, given in ("vector", by.vector), ("read", by.read):
+        if given is not None:
+            check(name, given, np.float32)
+    row = (count, by.keys[1] - by.keys[0]) if pattern else (count,)
+    if by.vector is not None and by.vector.ndim > len(row):
+        stride = math.prod(row)
+    shape = (by.last - by.first, *row) if stride else row
+    if by.vector is not None and by.vector.shape != shape:
+        raise UserError(f"The edit of layer {by.layer} has no vector of {count} numbers, one or one a token.")
+    if by.how == "along" and (by.vector is None or by.read is None or by.read.shape != (count,)):
+        raise UserError(f"The edit of layer {by.layer} needs two vectors of {count} numbers.")
+    if pattern and (by.how not in ("move", "exchange") or not 0 <= by.keys[0] < by.keys[1]):
+        raise UserError(f"The edit of layer {by.layer} fits no attention weights.")
+    if pattern and by.read is not None and by.read.shape != (by.keys[1] - by.keys[0],):
+        raise UserError(f"The edit of layer {by.layer} does not say of {by.keys} which keys change.")
+    if by.how == "exchange" and not (0 <= by.other <= size - count and abs(by.other - first) >= count):
+        raise UserError(f"The edit of layer {by.layer} exchanges {count} units with none of {size}.")
+    if by.how == "return" and (by.what != OUT or count != size):
+        raise UserError(f"The edit of layer {by.layer} returns to another value than a layer's input.")
+    addresses = (None if given is None else given.ctypes.data for given in (by.vector, by.read))
+    how = stride, by.strength, by.factor, HOWS.index(by.how)
+    where = by.what, by.layer, by.first, by.last, first, last, by.other
+    return Edit(*addresses, *how, *where, *by.keys, by.renormalises, 0)
+
+
+def _value_size(model: Model, what: int, layer: int) -> int:
+    """Floats of a token's row of a value."""
+    of = model.layers[layer] if 0 <= layer < model.layer_count else None
+    if of is None or not 0 <= what < VALUES:
+        raise UserError(f"There is no value {what} of layer {layer}.")
+    mixed, latent = of.out.columns or of.recurrence.out.columns, of.latent
+    query = of.heads * (latent.key_size + latent.rope) if latent.size else of.query.rows
+    heads = query, of.key.rows, of.key.rows if of.value_of_key else of.value.rows, mixed
+    experts = of.mixture.top_k * of.mixture.experts[0].up.rows if of.mixture.experts else 0
+    sizes = (
+        *[model.width] * 3,
+        *heads,
+        *[model.width] * 2,
+        *heads[:2],
+        model.width,
+        of.up.rows,
+        *[model.width] * 5,
+        *[of.mixture.top_k] * 2,
+        of.recurrence.heads * of.recurrence.key_size * of.recurrence.value_size,
+        mixed,
+        of.output_gate.rows,
+        latent.size + latent.rope,
+        experts,
+        of.mixture.shared_gate.rows,
+        model.width,
+    )
+    return sizes[what]
 
 
 class OneToken:

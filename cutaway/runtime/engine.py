@@ -14,7 +14,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.native import library, packed_product, step, step_edits, structures
+from cutaway.native import library, packed_product, step, structures
 from cutaway.runtime import cache_formats, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.block_numbers import attends, first_length, latent
@@ -75,7 +75,7 @@ class RuntimeEngine:
             (value,) = named(self.config, (name,))
             if not editable(name):
                 raise UserError(f"the runtime shows {name} and does not edit it")
-            what = step_edits.PATTERN if value.what == LOOKS[PATTERN] else value.what
+            what = step.PATTERN if value.what == LOOKS[PATTERN] else value.what
             self._places[edit.what, edit.layer] = what, math.prod(value.shape)
         return state
 
@@ -417,7 +417,7 @@ class RuntimeEngine:
             state.passed(text)
         return seen
 
-    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> step_edits.EditOf:
+    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> step.EditOf:
         """An edit as the native step takes it, of the tokens from ``first`` to ``last`` of a text that begins
         at ``start`` and whose state has ``held`` tokens.
         """
@@ -428,7 +428,7 @@ class RuntimeEngine:
             (edit.read, (0, NEVER)) if edit.what != PATTERN else (edit.chosen_keys, edit.span_of_keys)
         )
         how = edit.how, read, edit.other or 0, keys, edit.renormalises
-        return step_edits.EditOf(what, edit.layer, *where, *added, *how)
+        return step.EditOf(what, edit.layer, *where, *added, *how)
 
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""

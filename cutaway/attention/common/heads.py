@@ -52,6 +52,7 @@ class Heads(Buildable):
 
     module = "cutaway.attention.common.softmax:SoftmaxAttention"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+    maps: ClassVar[int] = 1  # of attention that make one output together
 
     heads: Count
     key_size: Count

@@ -20,6 +20,7 @@ class RecurrentConfig(Buildable):
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+    maps: ClassVar[int] = 1
 
     @property
     def position(self) -> rope.Config | None:
