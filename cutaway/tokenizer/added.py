@@ -37,6 +37,18 @@ class AddedToken:
     single_word: bool = False
     normalized: bool = False
 
+    def stripped(self, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
+        """Where it begins and ends, found at start:stop, with the white space that it takes along."""
+        if self.lstrip:
+            while start > done and _class(r"\s").match(text[start - 1]):
+                start -= 1
+        if self.rstrip and stop < done:  # in the white space that the one before took
+            stop = done
+        elif self.rstrip:
+            blanks = _class(r"\s*").match(text, stop)
+            stop = blanks.end() if blanks else stop
+        return start, stop
+
 
 Match = tuple[AddedToken, int, int]  # a token, and where it begins and ends
 
@@ -48,25 +60,11 @@ class Finder:
         self.spelt = {text: token for text, token in spelt.items() if text}
         self.pattern = any_of(self.spelt) if self.spelt else None
 
-    def split(self, text: str, control: Iterable[Match] = ()) -> list[str | int]:
-        """The text cut at the tokens in it, which become ids; no part is empty.
+    def found(self, text: str, control: Iterable[Match]) -> Iterator[Match]:
+        """The tokens in a text, and between them the matches of ``control``, in which none is looked for.
 
-        Tokens are looked for outside `control`, whose matches are in order and do not overlap.
+        Those are in order and do not overlap. White space beside a token is not in its match.
         """
-        if self.pattern is None and not control:
-            return [text] if text else []
-        out: list[str | int] = []
-        done = 0
-        for token, start, stop in self._matches(text, control):
-            start, stop = _stripped(token, text, done, start, stop)
-            _put(out, text[done:start])
-            out.append(token.id)
-            done = stop
-        _put(out, text[done:])
-        return out
-
-    def _matches(self, text: str, control: Iterable[Match]) -> Iterator[Match]:
-        """What is found between the matches of `control`, and those; white space beside it is not in yet."""
         place = 0
         for token, start, stop in control:
             yield from self._found(text, place, start)
@@ -117,24 +115,6 @@ def _shared(one: str, other: str) -> int:
     return next(differing, min(len(one), len(other)))
 
 
-def _stripped(token: AddedToken, text: str, done: int, start: int, stop: int) -> tuple[int, int]:
-    """Where a token found at start:stop begins and ends with the white space that it takes along."""
-    if token.lstrip:
-        while start > done and _class(r"\s").match(text[start - 1]):
-            start -= 1
-    if token.rstrip and stop < done:  # in the white space that the one before took
-        stop = done
-    elif token.rstrip:
-        blanks = _class(r"\s*").match(text, stop)
-        stop = blanks.end() if blanks else stop
-    return start, stop
-
-
 def _beside_a_letter(text: str, start: int, stop: int) -> bool:
     is_letter = _class(r"\w").match
     return bool((start and is_letter(text[start - 1])) or is_letter(text[stop : stop + 1]))
-
-
-def _put(out: list[str | int], part: str) -> None:
-    if part:
-        out.append(part)

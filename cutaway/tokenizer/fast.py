@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONGEST_TOKEN = 4096  # bytes; compiling takes the square of it
-SHORT = 2048  # characters: a text below is encoded without numpy
 
 _SPELT = dict(SPELLINGS[:4])
 
@@ -83,31 +82,10 @@ class Path:
         """A text as the scanner is given it."""
         return " " + text if self.prefix and text and not text.startswith(" ") else text
 
-    def ids(self, text: str, first: bool) -> list[int] | None:
-        """The ids of a normalised text; None where the vocabulary lacks a byte of it."""
-        if self.scanner is None:
-            return self._pieces(text, first)
-        text = self.given(text)
-        if len(text) <= SHORT:
-            return self.core.short(self.scanner, text.encode())
-        found = self.core.encode(self.scanner, text)
-        return None if found is None else listed(found)
-
-    def array(self, text: str, first: bool, threads: int) -> np.ndarray | None:
-        """The same, int32 [n]."""
-        if self.scanner is not None:
-            return self.core.encode(self.scanner, self.given(text), threads)
-        import numpy as np
-
-        found = self._pieces(text, first)
-        return None if found is None else np.array(found, np.int32)
-
-    def count(self, text: str, first: bool) -> int | None:
-        """How many ids that is."""
-        if self.scanner is not None:
-            return self.core.count(self.scanner, self.given(text), library.threads())
-        found = self._pieces(text, first)
-        return None if found is None else len(found)
+    def pieces(self, text: str, first: bool) -> list[int] | None:
+        """The ids of a normalised text, which is cut in Python; None where the vocabulary lacks a byte."""
+        pieces = pretokenize(self.steps, text, first)
+        return self.core.pieces([piece.encode("utf-8", self.errors) for piece in pieces if piece])
 
     def decoded(self, ids: Iterable[int] | np.ndarray) -> bytearray | None:
         """The bytes of ids; None where one is no id, or has no bytes."""
@@ -128,10 +106,6 @@ class Path:
         ):
             return None
         return self.core.decode(np.ascontiguousarray(ids, np.int32))
-
-    def _pieces(self, text: str, first: bool) -> list[int] | None:
-        pieces = pretokenize(self.steps, text, first)
-        return self.core.pieces([piece.encode("utf-8", self.errors) for piece in pieces if piece])
 
 
 def unsupported_reason(spec: TokenizerSpec) -> str | None:

@@ -47,7 +47,7 @@ def pieces(tokenizer: Encoding, text: str) -> list[Piece]:
     tokenizer.count(text)  # refuses what is no text
     encoder = tokenizer.plain
     out: list[Piece] = []
-    for part in encoder.cut(encoder.raw.split(text)):
+    for part in encoder.cut(encoder.segments(text)):
         if isinstance(part, int):
             out.append(Piece(tokenizer.token_text(part), (part,)))
         else:

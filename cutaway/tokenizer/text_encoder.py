@@ -6,14 +6,15 @@ The compiled path encodes what it can; the model of the vocabulary (BPE, Unigram
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from cutaway.native import library
 from cutaway.tokenizer import bpe, fast
-from cutaway.tokenizer.added import Finder
+from cutaway.tokenizer.added import Finder, Match
 from cutaway.tokenizer.bpe import BPE
 from cutaway.tokenizer.normalize import normalize
 from cutaway.tokenizer.pretokenize import SPACE, Step, errors_of, fused, pretokenize, time_limit
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from cutaway.tokenizer.baselines import WordLevel
     from cutaway.tokenizer.unigram import Unigram
     from cutaway.tokenizer.wordpiece import WordPiece
+
+SHORT = 2048  # characters: a text below is encoded without numpy
 
 
 class TextEncoder:
@@ -85,6 +88,11 @@ class TextEncoder:
         """Bounds the time that a file's own patterns take inside, of which there may be none."""
         return nullcontext() if self.cut_in_core else time_limit(characters)
 
+    def segments(self, text: str, control: Sequence[Match] = ()) -> list[str | int]:
+        """The text cut at the added tokens in it, outside of ``control``'s; no part is empty."""
+        # most vocabularies have no added tokens but those of control, which are not looked for
+        return _cut(text, control if self.raw.pattern is None else self.raw.found(text, control))
+
     def encoded(self, segments: Iterable[str | int]) -> Iterable[list[int]]:
         """The ids of segments, stretch by stretch."""
         return map(self.ids, self.stretches(segments))
@@ -93,19 +101,34 @@ class TextEncoder:
         """The ids of a stretch."""
         if isinstance(part, int):
             return [part]
-        found = self.path.ids(*part) if self.path else None
-        return self._by_model(*part) if found is None else found
+        path, (text, first) = self.path, part
+        if path is None:
+            found = None
+        elif path.scanner is None:
+            found = path.pieces(text, first)
+        else:
+            given = path.given(text) if path.prefix else text
+            if len(given) <= SHORT:
+                found = path.core.short(path.scanner, given.encode())
+            else:
+                array = path.core.encode(path.scanner, given)
+                found = None if array is None else fast.listed(array)
+        return self._by_model(text, first) if found is None else found
 
     def array(self, part: tuple[str, bool] | int, threads: int) -> np.ndarray:
         """The same as int32 [n]."""
         import numpy as np
 
-        found = self.path.array(*part, threads) if self.path and not isinstance(part, int) else None
+        path, found = self.path, None
+        if path is not None and path.scanner is not None and not isinstance(part, int):
+            found = path.core.encode(path.scanner, path.given(part[0]), threads)
         return np.array(self.ids(part), np.int32) if found is None else found
 
     def count(self, part: tuple[str, bool] | int) -> int:
         """How many ids a stretch has."""
-        found = self.path.count(*part) if self.path and not isinstance(part, int) else None
+        path, found = self.path, None
+        if path is not None and path.scanner is not None and not isinstance(part, int):
+            found = path.core.count(path.scanner, path.given(part[0]), library.threads())
         return len(self.ids(part)) if found is None else found
 
     def _by_model(self, text: str, first: bool) -> list[int]:
@@ -136,12 +159,26 @@ class TextEncoder:
                 if text:
                     yield text, i == 0
                 continue
-            for j, part in enumerate(self.late.split(text)):
+            for j, part in enumerate(_cut(text, self.late.found(text, ()))):
                 yield part if isinstance(part, int) else (part, i == j == 0)
 
     def _pieces(self, text: str, first: bool) -> list[str]:
         pieces = pretokenize(self.steps, text, first)
         return pieces if self.words is None else list(chain.from_iterable(map(self.words, pieces)))
+
+
+def _cut(text: str, found: Iterable[Match]) -> list[str | int]:
+    """A text cut at the tokens found in it, which become ids; no part is empty."""
+    out: list[str | int] = []
+    done = 0
+    for token, start, stop in found:
+        if token.lstrip or token.rstrip:
+            start, stop = token.stripped(text, done, start, stop)
+        if done < start:
+            out.append(text[done:start])
+        out.append(token.id)
+        done = stop
+    return [*out, text[done:]] if done < len(text) else out
 
 
 def model_of(spec: TokenizerSpec, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:

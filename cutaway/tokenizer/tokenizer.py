@@ -232,7 +232,7 @@ class Tokenizer:
         encoder = self._encoder(self._control | never)
         spans = [(self._added.get(id, AddedToken(id, "")), start, stop) for start, stop, id in control]
         with encoder.time_limit(len(text)):
-            return list(chain.from_iterable(encoder.encoded(encoder.raw.split(text, spans))))
+            return list(chain.from_iterable(encoder.encoded(encoder.segments(text, spans))))
 
     def count(self, text: str, special: str = "text") -> int:
         """How many ids a text has."""
@@ -346,14 +346,14 @@ class Tokenizer:
             _check(text)  # the core refuses half a surrogate pair by itself
         if special == "allow":
             allowing = self._encoder(frozenset())
-            return allowing, allowing.raw.split(text)
+            return allowing, allowing.segments(text)
         if special == "forbid":
             Finder({token.text: token for token in self.spec.added if token.special}).refuse(text)
         encoder = self._encoder(self._control)
         for id in self.spec.openers:
             if text.startswith(opener := self.spec.tokens[id] or ""):
-                return encoder, [id, *encoder.raw.split(text[len(opener) :])]
-        return encoder, encoder.raw.split(text)
+                return encoder, [id, *encoder.segments(text[len(opener) :])]
+        return encoder, encoder.segments(text)
 
     def _encoder(self, never: frozenset[int]) -> TextEncoder:
         if never not in self._encoders:

@@ -39,7 +39,7 @@ with atheris.instrument_imports(include=["cutaway"]):
     from cutaway.serve.validation import parse_body
     from cutaway.tokenizer import Tokenizer
     from cutaway.tokenizer.chat import provenance, template
-    from cutaway.tokenizer.chat.probes import conversations
+    from cutaway.tokenizer.chat.control_tokens import conversations
     from cutaway.tokenizer.formats import spm_model
     from cutaway.train import config
     from cutaway.weights import safetensors, vectors

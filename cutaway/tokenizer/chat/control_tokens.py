@@ -5,12 +5,17 @@ template (in a comment too). The template wrote a token if all its characters co
 order. A few templates join a token from several constants ('<think{}>'.format(suffix)). Such a seam counts
 only if the same constants meet again when every text of the conversation is replaced by a neutral, non-empty
 one. So '<{{ name }}/s>' with an empty name is no token.
+
+Content can lead a template to write its own control tokens, for instance where it splits an assistant's text
+at '</think>' and joins the parts around a token. No origin shows that, for the token is the template's. A
+comparison does: if the tokens differ from those that a neutral conversation of the same shape gets, the words
+steered the template.
 """
 
 import base64
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +27,14 @@ from cutaway.tokenizer.unicode import utf8
 # A constant that a template might look for in a text: with a letter and a sign that markers are made of.
 MARKER = re.compile(r"(?=.*[^\W\d_])(?=.*[<>\[\]|/])", re.DOTALL)
 PIECE = 1 << 18  # bytes of origins that are unpacked at once
+PROSE = {
+    "content",
+    "text",
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+}  # fields in which every word is free
+Markers = Sequence[re.Pattern[str]]  # what a template might look for: control tokens, its own constants
 Span = tuple[int, int, int]  # start, stop, id
 Seam = tuple[int, ...]  # the origins of a token that was put together
 
@@ -141,3 +154,69 @@ def _gaps(traced: Traced, whole: list[Span]) -> Iterator[tuple[int, int]]:
 @lru_cache(maxsize=64)
 def _any_of(words: frozenset[str]) -> re.Pattern[str]:
     return any_of(words) if words else re.compile("(?!)")
+
+
+# ---- neutral conversations ---------------------------------------------------------------------------------
+
+
+def neutral(value: object, markers: Markers, prose: bool = True, key: str = "") -> object:
+    """The same data, prose fields (if `prose`) as nothing but x, markers taken out of the others.
+
+    What is empty or white space stays so: whether there is a text at all is the conversation's shape.
+    """
+    if isinstance(value, dict):
+        return {_blanked(name, markers): neutral(item, markers, prose, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [neutral(item, markers, prose, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    if prose and key in PROSE and value.strip():
+        return "x" * len(value)
+    return _blanked(value, markers)
+
+
+def filled(value: object, key: str = "") -> object:
+    """The same data, prose longer and an x in every other empty text: no constants meet through one."""
+    if isinstance(value, dict):
+        return {name or "x": filled(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [filled(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    return value + "x" * 20 if key in PROSE else value if value.strip() else "x"
+
+
+def _blanked(text: str, markers: Markers) -> str:
+    for pattern in markers:
+        text = pattern.sub(lambda match: re.sub(r"\S", "x", match[0]), text)
+    return text
+
+
+def conversations() -> list[object]:
+    """Conversations that lead a template through its usual branches, to see which tokens it puts together."""
+    call = {
+        "id": "call00001",
+        "type": "function",
+        "function": {"name": "look", "arguments": {"place": "here"}},
+    }
+    tool = {
+        "type": "object",
+        "properties": {"place": {"type": "string", "description": "x"}},
+        "required": ["place"],
+    }
+    tools = [{"type": "function", "function": {"name": "look", "description": "x", "parameters": tool}}]
+    ask, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+    thought = {**answer, "reasoning_content": "x", "thinking": "x"}
+    acting = {"role": "assistant", "content": "x", "tool_calls": [call]}
+    result = {"role": "tool", "name": "look", "tool_call_id": "call00001", "content": "x"}
+    shapes = [[ask], [ask, answer, ask], [{"role": "system", "content": "x"}, ask, thought, ask, thought]]
+    acted = [[ask, acting, result], [{"role": "system", "content": "x"}, ask, acting, result, answer, ask]]
+    made = []
+    for thinking in (True, False):
+        for messages in shapes:
+            made.append({"messages": messages, "tools": None, "documents": None, "enable_thinking": thinking})
+        for messages in acted:
+            made.append(
+                {"messages": messages, "tools": tools, "documents": None, "enable_thinking": thinking}
+            )
+    return [filled({**context, "add_generation_prompt": True}) for context in made]

@@ -2,13 +2,12 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from cutaway.errors import UserError, quoted
-from cutaway.tokenizer.chat.control_tokens import ControlTokens, Span, Traced
-from cutaway.tokenizer.chat.probes import conversations, filled, neutral, places
+from cutaway.tokenizer.chat.control_tokens import ControlTokens, Span, Traced, conversations, filled, neutral
 from cutaway.tokenizer.chat.sandbox import helper
 from cutaway.tokenizer.unicode import utf8
 
@@ -254,7 +253,7 @@ def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> s
 
 def _runs(traced: Traced, context: dict, own: int) -> tuple[Run, ...]:
     """Who wrote which stretch; from the origin ``own`` on it is the word for a message's role."""
-    sources = ["input", *places(context)]
+    sources = ["input", *_places(context)]
     runs: list[Run] = []
     for start, stop, origin in traced.runs():
         source = sources[-origin] if origin <= 0 else "template" if origin < own else "role"
@@ -262,6 +261,18 @@ def _runs(traced: Traced, context: dict, own: int) -> tuple[Run, ...]:
             start = runs.pop().start
         runs.append(Run(start, stop, source))
     return tuple(runs)
+
+
+def _places(value: object, path: str = "") -> Iterator[str]:
+    """The place of each string, such as "messages[2].content", in the order of their numbers."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _places(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _places(item, f"{path}[{i}]")
+    elif isinstance(value, str):
+        yield path
 
 
 def _digest(template: str) -> str:
