@@ -4,7 +4,7 @@ model of one shape on the same tokens, each in a process of its own, so that its
     python bench/training.py --nanogpt CHECKOUT [--layers 6 --heads 6 --width 384 --vocab 4096 --context
     256 --rows 8]
                              [--steps 6] [--rounds 2] [--threads 2] [--only NAME ...] [--json]
-                             [--clock processor]
+                             [--clock processor] [--device cuda]
 
 Every variant steps AdamW in float32 unless its name says bf16; the first two steps are not counted
 (compiling, warming up), of the others the median counts, and of the rounds over all variants the best. The
@@ -50,10 +50,10 @@ def main() -> int:
     if asked.bf16:
         names = [name + bf16 for name in names for bf16 in ("", " bf16")]
     types = sorted({_type(name) for name in names})
-    before = {one: _peak(asked.threads, one) for one in types}
+    before = {one: _peak(asked, one) for one in types}
     rounds = [{name: _apart(name) for name in names} for _ in range(asked.rounds)]
     found = {name: max((one[name] for one in rounds), key=_speed) for name in names}
-    peaks = {one: max(before[one], _peak(asked.threads, one)) for one in types}
+    peaks = {one: max(before[one], _peak(asked, one)) for one in types}
     _print(found, peaks, asked)
     return _compiling_changes(found)
 
@@ -94,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -127,10 +128,13 @@ def _measured(name: str, asked: argparse.Namespace) -> dict[str, Any]:
         seconds.append(loss[1] if isinstance(loss, tuple) else now() - start)
         losses.append(loss[0] if isinstance(loss, tuple) else loss)
     tokens = asked.rows * asked.context
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if asked.device != "cpu":
+        memory = torch.cuda.max_memory_allocated() / 2**20
     return {
         "tokens_per_second": tokens / statistics.median(seconds[WARM:]),
         "first_step_seconds": seconds[0],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": memory,
         "losses": losses,
     }
 
@@ -142,7 +146,7 @@ def _batches(asked: argparse.Namespace) -> Iterator[Any]:
     draw = torch.Generator().manual_seed(1)
     while True:
         rows = torch.randint(0, asked.vocab, (asked.rows, asked.context + 1), generator=draw)
-        yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        yield rows[:, :-1].contiguous().to(asked.device), rows[:, 1:].contiguous().to(asked.device)
 
 
 def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[float]:
@@ -176,6 +180,7 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
         batch_size=asked.rows,
         micro_batch_size=asked.rows,
         threads=asked.threads,
+        device=asked.device,
         compile="always" if compiled else "never",
         precision="bfloat16" if bf16 else "float32",
     )
@@ -185,7 +190,7 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
         """The rows that all get."""
 
         def batch(self, first: int, count: int) -> Batch:
-            ids, targets = (x.numpy() for x in next(batches))
+            ids, targets = (x.cpu().numpy() for x in next(batches))
             pos = torch.arange(asked.context).expand(asked.rows, -1).numpy()
             weights = np.ones(ids.shape, np.float32)
             return Batch(ids, targets, pos, pos * 0, weights)
@@ -212,8 +217,8 @@ def _nanogpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
         dropout=0.0,
         bias=False,
     )
-    model = GPT(config)
-    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    model = GPT(config).to(asked.device)
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), asked.device)
     ready = torch.compile(model) if compiled else model
     yield from _stepped(ready, lambda ids, targets: ready(ids, targets)[1], optimizer, bf16, asked)
 
@@ -238,7 +243,7 @@ def _litgpt(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[f
         rotary_percentage=1.0,
         parallel_residual=False,
     )
-    model = GPT(config)
+    model = GPT(config).to(asked.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -257,7 +262,7 @@ def _stepped(
     import torch
 
     for ids, targets in _batches(asked):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(asked.device, torch.bfloat16, enabled=bf16):
             loss = loss_of(ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -306,7 +311,7 @@ def _transformers(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iter
             scratch,
             per_device_train_batch_size=asked.rows,
             max_steps=steps,
-            use_cpu=True,
+            use_cpu=asked.device == "cpu",
             report_to=[],
             logging_steps=10_000,
             save_strategy="no",
@@ -328,13 +333,13 @@ STEPS: dict[str, Callable[..., Iterator[Any]]] = {
 }
 
 
-def _peak(threads: int, precision: str) -> float:
+def _peak(asked: argparse.Namespace, precision: str) -> float:
     import torch
 
     from cutaway.train import device
 
-    torch.set_num_threads(threads)
-    return device.measured_peak(torch.device("cpu"), precision, 2.0)
+    torch.set_num_threads(asked.threads)
+    return device.measured_peak(torch.device(asked.device), precision, 2.0)
 
 
 def _print(found: dict[str, dict[str, Any]], peaks: dict[str, float], asked: argparse.Namespace) -> None:

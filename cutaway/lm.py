@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from cutaway.generate.thinking.strategy import Strategy, Thought
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
-    from cutaway.inspect.activations import Activations, Collecting
+    from cutaway.inspect.activations import Activations
+    from cutaway.inspect.collecting import Collecting
     from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.show import Map
     from cutaway.inspect.subject import Subject
@@ -448,7 +449,7 @@ class LanguageModel:
         UserError for other texts or options than an unfinished ``output`` has, and for names without a row
         for each token.
         """
-        from cutaway.inspect.activations import collect
+        from cutaway.inspect.collecting import collect
 
         self.engines.decoder()
         return collect(self, texts, names, output, **options)

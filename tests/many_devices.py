@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 -m tests.many_devices OUT.json --tensor 2 --save FOLDER --resume CHECKPOINT
 
-The first process writes OUT.json: the losses of the steps, and how often processes spoke.
+The first process writes OUT.json: the losses of the steps, and how often processes spoke. Then each of
+``--stages``, the run.yaml of a fine-tuning, is trained by the command into the folder beside it.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cutaway import cli
 from cutaway.train import distributed
 from cutaway.train.training import Training
 from tests.training import losses, run, text
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--micro_batch_size", type=int, default=1)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--stages", type=Path, nargs="*", default=[])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     own = run(batch_size=4, micro_batch_size=asked.micro_batch_size, tensor_parallel=asked.tensor, ema=0.9)
@@ -60,6 +64,10 @@ def main() -> None:
                     }
                 )
             )
+        dist.init_process_group = dist.destroy_process_group = lambda *_, **__: None  # one group for all
+        for stage in asked.stages:
+            code = cli.main(["finetune", str(stage), "--output", str(stage.with_suffix(""))])
+            assert code == 0, f"{stage.stem} ended with {code}"
 
 
 class Counted(TorchDispatchMode):

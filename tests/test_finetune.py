@@ -1,10 +1,7 @@
 """Fine-tuning: which tokens are trained, packing, accumulation, a run and its adapter."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -544,33 +541,6 @@ def test_a_run_of_comparisons_resumes_to_the_same_weights(
     validation = next(line for line in reversed(measured(tmp_path / "whole")) if "validation_loss" in line)
     assert validation["validation_loss"] < lines[0]["loss"]
     assert lines[0].get("margin", 0.0) == pytest.approx(0, abs=1e-5)
-
-
-def test_two_processes_weigh_answers_as_one_does(base: Path, compared: Path, tmp_path: Path) -> None:
-    """KTO: the step's z over both, liked and disliked answers in every count, an odd row of validation."""
-    run = config(base, compared, "kto", adapter=lora.Config(4, dropout=0.3), batch_size=4)
-    run = replace(run, data=replace(run.data, validation_fraction=0.2), steps=4)
-    (tmp_path / "run.yaml").write_text(train_config.run_config_text(run))
-    words = "--nproc-per-node 2 --standalone -m cutaway finetune"
-    command = [sys.executable, "-m", "torch.distributed.run", *words.split(), str(tmp_path / "run.yaml")]
-    plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=plain | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    training_run.train(run, tmp_path / "one", Quiet(), recipe=finetune)
-    one = [line for line in measured(tmp_path / "one") if "sample" not in line]  # many processes sample none
-    two = measured(tmp_path / "two")
-    for line, other in zip(one, two, strict=True):
-        same = [key for key in line if not key.endswith(("seconds", "_per_second", "mfu"))]
-        assert [other[key] for key in same] == pytest.approx([line[key] for key in same], rel=1e-4, abs=1e-6)
-    assert max(line.get("kl", 0) for line in one) > 0.01, "z moves with the texts"
-    logits = [cutaway.load(tmp_path / n, engine="pytorch").logits([1, 250]) for n in ("one", "two")]
-    np.testing.assert_allclose(*logits, rtol=0, atol=1e-2)
 
 
 def test_all_weights_or_an_adapter_have_one_reference(base: Path, compared: Path, tmp_path: Path) -> None:

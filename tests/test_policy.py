@@ -4,9 +4,6 @@ import copy
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +24,7 @@ from cutaway.generate.batch.request import Request
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats
-from cutaway.train import checkpoint, device, distributed, rewards_config, rollouts
-from cutaway.train import config as train_config
+from cutaway.train import device, distributed, rewards_config, rollouts
 from cutaway.train import run as training_run
 from cutaway.train.adapted import reference
 from cutaway.train.folder import SAMPLES
@@ -819,37 +815,6 @@ def test_on_policy_distillation_is_the_papers_loop(
     seen_steps = Quiet()
     training_run.train(replace(run, steps=1), tmp_path / "run", seen_steps, recipe=rewards_recipe)
     assert seen_steps.steps[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_two_processes_train_what_one_does(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
-    """The same completions, rewards, gradients and held-out answers; checkpoints are one process's."""
-    run = config(base, task, "--objective.kind=reinforce", "--objective.kl-coefficient=0.01", "--steps=3")
-    run = replace(run, objective=replace(run.objective, updates=2), batch_size=4)
-    run = replace(run, adapter=replace(run.adapter, dropout=0.3))
-    (tmp_path / "run.yaml").write_text(train_config.run_config_text(run))
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
-    command = [*start, "cutaway", "finetune", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "two")]
-    plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=plain | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    training_run.train(run, tmp_path / "one", Quiet(), recipe=rewards_recipe)
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    ]
-    for one, two in zip(*lines, strict=True):
-        same = [key for key in one if not key.endswith(("seconds", "_per_second", "mfu"))]
-        assert [two[key] for key in same] == pytest.approx([one[key] for key in same], rel=1e-4, abs=1e-6)
-    assert {"clip_fraction", "validation_reward"} <= set().union(*lines[0])
-    found = [
-        checkpoint.tensors(tmp_path / name / "checkpoints" / "step-00000003", "weights")
-        for name in ("one", "two")
-    ]
-    for name, weight in found[0].items():
-        torch.testing.assert_close(found[1][name], weight, rtol=1e-3, atol=2e-5)
-    training_run.train(replace(run, steps=4), tmp_path / "two", Quiet(), recipe=rewards_recipe, resume=True)
 
 
 def test_matrices_are_not_cut_where_a_model_is_sampled(

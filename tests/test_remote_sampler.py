@@ -113,6 +113,39 @@ def test_a_server_samples_what_this_machine_does(home: Path, url: str, tmp_path:
     assert remote.report()["reward"] == local.report()["reward"]
 
 
+def test_replicas_share_the_prompts_and_one_that_is_gone_is_passed_over(
+    home: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server by two addresses, the second of which is gone after a step: this machine's ids all along."""
+    monkeypatch.setattr(remote_sampler, "WAITS", ())
+    other, ask, gone = url.replace("127.0.0.1", "localhost"), Server.ask, set[str]()
+    at: dict[tuple[int, ...], set[str]] = {}
+
+    def asked(self: Server, path: str, body: Any = None, waits: Any = None) -> Any:
+        if path == "/completions":
+            at.setdefault(tuple(body["prompt"]), set()).add(self.url)
+        return ask(Server("http://127.0.0.1:9/v1") if self.url in gone else self, path, body, waits)
+
+    monkeypatch.setattr(Server, "ask", asked)
+    (theirs, remote), (ours, local) = (
+        ready(config(home, one), home / "runs" / "shared") for one in (f"{url}, {other}/", "runtime")
+    )
+    for step in range(3):
+        a, b = remote.batch(2 * step, 2), local.batch(2 * step, 2)
+        assert np.array_equal(a.ids, b.ids), step
+        if step == 0:
+            assert all(len(urls) == 1 for urls in at.values()) and set().union(*at.values()) == {url, other}
+        gone.add(other)
+        assert theirs.advance()["loss"] == pytest.approx(ours.advance()["loss"], abs=1e-4)
+    assert isinstance(remote.sampler, remote_sampler.RemoteSampler) and remote.sampler.gone == {Server(other)}
+    gone.add(url)
+    with pytest.raises(DataError, match="cannot be reached"):
+        theirs.advance()
+    gone.clear()
+    with pretended({}) as stranger, pytest.raises(UserError, match=r"serve 'm' and 'two-layers': replicas"):
+        rewards.ready(config(home, f"{stranger},{url}"), home / "runs" / "none", lambda _: None)
+
+
 def test_a_tuned_base_is_served_with_both_adapters(home: Path, url: str) -> None:
     """The server has the base's base, and is handed one adapter of both ranks."""
     tuned = home / "runs" / "tuned"
@@ -181,8 +214,8 @@ def test_a_server_that_goes_leaves_a_checkpoint_and_the_run_resumes(
         if step == 3:
             monkeypatch.setattr(Server, "ask", away)
 
-    def away(self: Server, path: str, body: Any = None) -> Any:
-        return asked(Server("http://127.0.0.1:9/v1"), path, body)
+    def away(self: Server, path: str, body: Any = None, waits: Any = None) -> Any:
+        return asked(Server("http://127.0.0.1:9/v1"), path, body, waits)
 
     asked = Server.ask
     with served(home) as url:

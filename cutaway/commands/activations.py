@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from cutaway import lm
 from cutaway.commands import console
-from cutaway.commands.options import Context, Engine, Force, Json, Threads, Words
+from cutaway.commands.options import Context, Engine, Flag, Force, Json, Threads, Words
 from cutaway.data import sources
 from cutaway.errors import UserError, plural
 
@@ -29,6 +29,7 @@ def activations(
     max_tokens: int | None = None,
     field: str = "text",
     threads: Threads = None,
+    ray: Flag = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -53,6 +54,7 @@ def activations(
         holds.
     :param max_tokens: Stop after this many tokens.
     :param field: The column of .jsonl, .parquet and datasets that holds the text.
+    :param ray: Read on a Ray cluster whose machines share the model and the folder, or on a local Ray.
     """
     if not texts or not names:
         raise UserError(
@@ -62,7 +64,8 @@ def activations(
     for source in found:
         sources.check_exists(source)
     console.use_threads(threads)
-    loaded = lm.load(console.model_path(model), engine=engine)
+    place = str(console.model_path(model).absolute())
+    loaded = _loaded(place, engine)
     expected = max_tokens or _expected(found, loaded.tokenizer.count)
     with console.watched() as bar:
 
@@ -78,6 +81,7 @@ def activations(
             max_tokens=max_tokens,
             force=force,
             progress=progress,
+            elsewhere=(_loaded, place, engine) if ray else None,
         )
     if as_json:
         console.print_json(data.facts)
@@ -91,6 +95,10 @@ def activations(
         f"{_sinks(data)} (the first of each text, and norms above 10 times the median), which "
         "`cutaway sae` and `batches` leave out"
     )
+
+
+def _loaded(place: str, engine: Engine) -> lm.LanguageModel:
+    return lm.load(place, engine=engine)
 
 
 def _sinks(data: Activations) -> str:

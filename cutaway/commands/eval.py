@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from cutaway.commands import console, plots
 from cutaway.commands.options import Context, Flag, Html, Json, Strict, Svg
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
-from cutaway.evaluate import report, task_registry
+from cutaway.evaluate import on_ray, report, task_registry
 from cutaway.evaluate.run import EvaluationResult, Options, check, compared, run_tasks
 from cutaway.evaluate.statistics import finite
 from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
@@ -42,6 +43,7 @@ def eval(
     mutual_information: Flag = False,
     unsafe: Flag = False,
     cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
+    ray: Flag = False,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     force: Flag = False,
     threads: int | None = None,
@@ -99,6 +101,8 @@ def eval(
         Run HumanEval's programs though a layer of their sandbox is missing here.
     cache
         Keep results, and use those that were kept.
+    ray
+        Ask on a Ray cluster whose machines share the model's and the tasks' files, or on a local Ray.
     output
         A JSON-lines file for every item's values and answers.
     force
@@ -116,8 +120,10 @@ def eval(
             raise UserError(
                 "--harness asks lm-eval: leave out --tasks, --against, --think, --output, --html and --svg"
             )
-        if samples > 1 or temperature or max_tokens is not None or mutual_information:
-            raise UserError("lm-eval's tasks have their own sampling: leave out how answers are sampled")
+        if ray or samples > 1 or temperature or max_tokens is not None or mutual_information:
+            raise UserError(
+                "lm-eval's tasks have their own sampling, here: leave out --ray, and how answers are sampled"
+            )
         _harness(model, adapter, loading, [name.strip() for name in harness.split(",")], limit, seed, as_json)
         return
     if tasks is None:
@@ -129,10 +135,13 @@ def eval(
     found = _tasks(tasks, limit, unsafe, options)
     if against is not None:  # before an hour of the first model's
         _check_against(against, found, strict, itself=against == model and adapter is None)
+    if ray and any(map(_labelled, found)):
+        raise UserError("--ray: a task of labels is asked on this machine alone: leave it out there")
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
-    results = {name: _results(model, adapter, loading, found, options, cache)}
+    sent = [on_ray.Asked("", (), each, limit, unsafe, options, threads or 1) for each in _names(tasks) if ray]
+    results = {name: _results(model, adapter, loading, found, options, cache, sent)}
     if against is not None:
-        results[against] = _results(against, None, loading, found, options, cache)
+        results[against] = _results(against, None, loading, found, options, cache, sent)
     if output is not None:
         _write(output, results)
     plots.write_plots(report.evaluation(_document(results)), html, svg, force)
@@ -156,13 +165,16 @@ def _check_numbers(limit: int | None, samples: int, think: str | None) -> None:
 
 def _tasks(names: str, limit: int | None, unsafe: bool, options: Options) -> list[Any]:
     """The tasks of these names; UserError for one that cannot be asked so, before the first is asked."""
-    named = [name.strip() for name in names.split(",") if name.strip()]
-    found = [task_registry.find(name, limit, unsafe=unsafe) for name in named]
+    found = [task_registry.find(name, limit, unsafe=unsafe) for name in _names(names)]
     if not found:
         raise UserError("--tasks names no task")
     for task in found:
         check(task, options)
     return found
+
+
+def _names(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _check_against(model: str, tasks: list[Any], strict: bool, itself: bool) -> None:
@@ -230,13 +242,22 @@ def _results(
     found: list[Any],
     options: Options,
     kept: bool,
+    sent: list[on_ray.Asked],
 ) -> list[EvaluationResult]:
+    """Each task's; ``sent`` names the tasks for the workers of a cluster, or is empty."""
     lm = _loaded(model, adapter, loading)
-    cache = caching.Cache(lm, caching.path() if kept and adapter is None else None)
+    path = caching.path() if kept and adapter is None else None
+    cache = caching.Cache(lm, path)
+    own = loading | ({} if adapter is None else {"adapter": str(adapter.absolute())})
     out = []
     with console.watched() as bar:
-        for task in found:
+        for n, task in enumerate(found):
             doing = f"{model}, {task.name}"
+            if sent:
+                asked = replace(
+                    sent[n], model=str(console.model_path(model).absolute()), loading=(*own.items(),)
+                )
+                cache = on_ray.RayCache(lm, path, asked)
             out.append(
                 run_tasks(lm, task, cache, options, lambda done, total, doing=doing: bar(doing, done, total))
             )

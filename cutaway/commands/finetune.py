@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -166,6 +167,8 @@ def _check_draft(draft: bool, source: str, task: str | None, check: bool) -> Non
         return
     if source != "distill":
         raise UserError(f"--draft goes with the method distill, not with {source}")
+    if "RANK" in os.environ:
+        raise UserError("--draft answers the prompts by one process: start it without torchrun")
     if task is not None or check:
         raise UserError(f"--draft reads prompts from a file: leave out {'--task' if task else '--check'}")
 

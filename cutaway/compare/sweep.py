@@ -18,8 +18,8 @@ from pathlib import Path
 
 from cutaway.compare import arms
 from cutaway.compare.arms import TRIAL, Arm, ArmRun, Experiment, Part
-from cutaway.errors import OperationalError, UserError
-from cutaway.extras import install
+from cutaway.errors import OperationalError
+from cutaway.ray_tasks import each
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import json_lines
 from cutaway.train.curve import METRICS, PAGE, Points
@@ -112,18 +112,8 @@ def _processes(workers: int, experiment: Experiment, folder: Path) -> Iterator[A
 
 
 def _on_ray(experiment: Experiment, folder: Path) -> Iterator[ArmResult]:
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(f"comparing on Ray needs it: {install('ray')}") from None
-    task = ray.remote(num_cpus=experiment.threads)(arm_result)
-    jobs = [task.remote(experiment, folder, arm) for arm in experiment.arms]
-    try:
-        yield from map(ray.get, jobs)
-    except ray.exceptions.RayTaskError as error:  # Ray gives a sentence back amid its own
-        if isinstance(error.cause, UserError | OperationalError):
-            raise error.cause from None
-        raise
+    jobs = ((experiment, folder, arm) for arm in experiment.arms)
+    return each("comparing", arm_result, jobs, experiment.threads)
 
 
 def one(run: ArmRun, folder: Path, stepped: Callable[[int], None] = lambda step: None) -> Measured:

@@ -36,14 +36,20 @@ def prepare(
     rules: filters.Filters | None = None,
     documents: int = DOCUMENTS,
 ) -> Corpus:
-    """The source, cleaned and tokenised into ``folder`` by the Ray cluster this process is connected to."""
+    """``shards.prepare``, by the Ray cluster there is, else by a local Ray."""
     rules = rules or filters.Filters()
     if rules.near is not None:
-        raise UserError("clean.near: near-duplicates are not looked for over a cluster: leave it out there")
+        raise UserError(
+            "config.data.filters.near: near-duplicates are not looked for over a cluster: leave it out, or "
+            "data.ray"
+        )
+    made = shards.origin(source, rules, tokenizer)
+    if (known := shards.there(folder, made)) is not None:
+        return known
     try:
         import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError(f"Ray is not installed: {install('ray', 'train')}") from None
+        raise UserError(f"tokenising on Ray needs it: {install('ray', 'train')}") from None
     place = Path(source.path)
     files = sources.files(place, source.suffixes) if place.is_dir() else [place]
     with disk_errors(folder):
@@ -61,17 +67,16 @@ def prepare(
     if not count:
         raise UserError(f"{source.path}: no document is left to train on")
     blocks = kept.repartition(-(-count // documents))
-    made = blocks.map_batches(_writer(tokenizer, folder), batch_size=None, batch_format="numpy").take_all()
-    done = [
-        Shard(**json.loads(row["shard"])) for row in sorted(made, key=lambda row: (row["file"], row["place"]))
-    ]
+    written = blocks.map_batches(_writer(tokenizer, folder), batch_size=None, batch_format="numpy")
+    found = sorted(written.take_all(), key=lambda row: (row["file"], row["place"]))
+    done = [Shard(**json.loads(row["shard"])) for row in found]
     counts = Counter(
         {row["reason"] or "kept": row["count()"] for row in read.groupby("reason").count().take_all()}
     )
     counts["read"] = counts.total()
     counts["duplicate"] = counts["kept"] - count
     counts["kept"] = count
-    return shards.indexed(folder, "by a cluster", tokenizer, +counts, done)
+    return shards.indexed(folder, made, tokenizer, +counts, done)
 
 
 def _reader(source: sources.Source, rules: filters.Filters) -> Any:

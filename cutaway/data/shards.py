@@ -80,18 +80,12 @@ def prepare(
     ``tokenizer`` is a folder that ``run_tokenizer.save`` wrote. Raises UserError for a source without text,
     OperationalError if the disk is full.
     """
-    made = {
-        "source": asdict(source),
-        "rules": asdict(rules or filters.Filters()),
-        "tokenizer": run_tokenizer.fingerprint(tokenizer),
-    }
-    made["files"] = _stamp(source)
-    index = folder / INDEX
-    if index.is_file() and parsed(index).get("made") == _plain(made):
-        return Corpus(folder)
+    made = origin(source, rules or filters.Filters(), tokenizer)
+    if (known := there(folder, made)) is not None:
+        return known
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        index.unlink(missing_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
         counts: Counter[str] = Counter()
         texts = filters.kept(sources.documents(source), rules or filters.Filters(), counts)
         shards = _shards(texts, tokenizer, folder, workers, shard_characters)
@@ -102,6 +96,18 @@ def prepare(
             if stray.stem not in {shard.name for shard in shards}:
                 stray.unlink()
         return indexed(folder, made, tokenizer, counts, shards)
+
+
+def origin(source: sources.Source, rules: filters.Filters, tokenizer: Path) -> dict[str, Any]:
+    """What a corpus is made of: equal origins have equal tokens, whatever makes them."""
+    of = {"source": asdict(source), "rules": asdict(rules), "files": _stamp(source)}
+    return of | {"tokenizer": run_tokenizer.fingerprint(tokenizer)}
+
+
+def there(folder: Path, made: object) -> Corpus | None:
+    """The corpus of this origin, where the folder has it."""
+    index = folder / INDEX
+    return Corpus(folder) if index.is_file() and parsed(index).get("made") == _plain(made) else None
 
 
 def indexed(folder: Path, made: object, tokenizer: Path, counts: Counter[str], shards: list[Shard]) -> Corpus:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ class Cache:
                     found[n] = json.loads(row[0])
         missing = [n for n in range(len(requests)) if n not in found]
         progress(len(found))
-        for start in range(0, len(missing), SLICE):
-            numbers = missing[start : start + SLICE]
-            made = dict(zip(numbers, compute(numbers), strict=True))
+        slices = [missing[start : start + SLICE] for start in range(0, len(missing), SLICE)]
+        for numbers, values in zip(slices, self.computed(slices, compute), strict=True):
+            made = dict(zip(numbers, values, strict=True))
             found |= made
             rows = [(keys[n], json.dumps(value)) for n, value in made.items()]
             with _usable(self.path):
@@ -59,6 +59,12 @@ class Cache:
                 self.database.commit()
             progress(len(found))
         return [json.loads(json.dumps(found[n])) for n in range(len(requests))]
+
+    def computed(
+        self, slices: Sequence[Sequence[int]], compute: Callable[[Sequence[int]], Sequence[Any]]
+    ) -> Iterable[Sequence[Any]]:
+        """The values of each slice of a request's numbers, one after the other."""
+        return map(compute, slices)
 
     def _key(self, request: Any) -> str:
         return hashlib.blake2b(json.dumps([self.model, request]).encode(), digest_size=20).hexdigest()

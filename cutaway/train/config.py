@@ -74,7 +74,8 @@ class DataConfig(Bounded):
     """What is read. ``tokenizer``: "bytes", "bpe:SIZE" (trained on the text), a file, or a model's name.
 
     ``validation_fraction``: the last part of each source, which is never trained on. ``workers``: processes
-    that tokenise (None: one a core). ``folder`` keeps the tokens (None: in the run's folder).
+    that tokenise (None: one a core). ``ray`` has a Ray cluster clean and tokenise. ``folder`` keeps the
+    tokens (None: in the run's folder).
     """
 
     sources: tuple[Source, ...]
@@ -82,6 +83,7 @@ class DataConfig(Bounded):
     filters: Filters = Filters()
     validation_fraction: Decay = 0.05
     workers: Count | None = None
+    ray: bool = False
     folder: str | None = None
 
 

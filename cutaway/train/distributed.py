@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.trainable import Trainable
 
 DATA, TENSOR = "data", "tensor"
+WAITS = timedelta(
+    hours=24
+)  # torch's ten minutes are shorter than what the first process may have to tokenise
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def joined(run: TrainingConfig) -> Iterator[Parallel]:
             "holds: set it to 1"
         )
     gpu = run.device in ("auto", "cuda") and torch.cuda.is_available()
-    dist.init_process_group("nccl" if gpu else "gloo")
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=WAITS)
     try:
         kind = "cuda" if gpu else "cpu"
         yield Replicated(kind) if run.replicated else Distributed(kind, run.tensor_parallel)

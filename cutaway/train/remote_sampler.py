@@ -1,4 +1,4 @@
-"""Completions sampled by a server: one that speaks OpenAI's API and answers with token ids, such as vLLM.
+"""Completions sampled by servers that speak OpenAI's API and answer with token ids, such as vLLM.
 
 A prompt goes out as ids and a completion comes back as ids with their log-probabilities: text is never
 tokenised anew. What does not arrive so is refused, because training on other tokens than were sampled is
@@ -9,6 +9,9 @@ Every ``sync`` steps the adapter is written into the run's folder ``served/`` an
 vLLM's ``/v1/load_lora_adapter``: the folder must be one that the server reads. Its name has the hash of its
 weights, so that no cache of the server's mistakes it for another. Between hand-overs the served policy is
 older than the trained one, which the importance ratio corrects (``objectives/common/policy_gradient.py``).
+
+Several servers are replicas: each loads the adapter, and the completions of one prompt go to one of them,
+which reads it once. Where one is gone, or has no adapter since it was started anew, the next one answers.
 """
 
 from __future__ import annotations
@@ -56,6 +59,10 @@ NO_IDS = (
 )
 
 
+class RefusedError(UserError):
+    """A server does not do what it is asked."""
+
+
 @dataclass(frozen=True)
 class Server:
     """An OpenAI-compatible API at ``url``, which ends in /v1."""
@@ -68,22 +75,22 @@ class Server:
         key = os.environ.get(KEY)
         return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, body: dict[str, Any] | None = None, waits: Sequence[float] | None = None) -> Any:
         """The JSON that answers a POST of ``body``, or a GET; None where the answer is other text.
 
-        A server that is busy or not there is asked again for some seconds. Raises UserError for what it
-        refuses, DataError where it fails or is gone.
+        A server that is busy or not there is asked again after ``waits``, by default some seconds. Raises
+        RefusedError for what it refuses, DataError where it fails or is gone.
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, self.headers)
-        for wait in (*WAITS, None):
+        for wait in (*(WAITS if waits is None else waits), None):
             try:
                 with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                     return _parsed(answer.read())
             except urllib.error.HTTPError as error:
                 why = _message(error.read())
                 if error.code < 500 and error.code not in (408, 429):
-                    raise UserError(f"{self.url}{path} refuses with {error.code}: {why}") from None
+                    raise RefusedError(f"{self.url}{path} refuses with {error.code}: {why}") from None
                 problem = f"answers {error.code}: {why}"
             except (OSError, ValueError) as error:  # refused, reset, timed out; what is not HTTP
                 problem = f"cannot be reached: {getattr(error, 'reason', error)}"
@@ -92,9 +99,9 @@ class Server:
             time.sleep(wait)
         raise AssertionError
 
-    def models(self) -> dict[str, bool]:
+    def models(self, waits: Sequence[float] | None = None) -> dict[str, bool]:
         """The names of what it serves, and whether each is an adapter."""
-        found = self.ask("/models")
+        found = self.ask("/models", waits=waits)
         if not isinstance(found, dict) or not isinstance(found.get("data"), list):
             raise UserError(f"{self.url}/models lists no models: is this an OpenAI API's address (.../v1)?")
         cards = [card for card in found["data"] if isinstance(card, dict)]
@@ -103,13 +110,13 @@ class Server:
 
 @dataclass
 class RemoteSampler:
-    """Samples by ``server``; ``model`` is the base's name there.
+    """Samples by ``servers``; ``model`` is the base's name there.
 
     ``write`` puts the adapter of the model in memory into a folder, ``scores`` gives the trainer's
     log-probabilities of a completion. ``sync`` 0: the served policy is never changed.
     """
 
-    server: Server
+    servers: tuple[Server, ...]
     model: str
     sync: int
     at_once: int
@@ -121,6 +128,7 @@ class RemoteSampler:
     parallel: Parallel = SINGLE_PROCESS
     serving: tuple[int, str] | None = field(default=None, init=False)  # of which step, under which name
     compared: bool = field(default=False, init=False)
+    gone: set[Server] = field(default_factory=set, init=False)  # that could not be handed the last adapter
 
     def __call__(
         self, requests: Sequence[Request], step: int, /, *, current: bool = False
@@ -129,8 +137,13 @@ class RemoteSampler:
         if self.sync:
             self._hand_over(step if current else step - step % self.sync, step)
         name = self.serving[1] if self.serving else self.model
+        prompts = {prompt: n for n, prompt in enumerate(dict.fromkeys(tuple(one.ids) for one in requests))}
+        places = [prompts[tuple(one.ids)] + self.parallel.data_rank for one in requests]
         with ThreadPoolExecutor(self.at_once) as pool:
-            asked = [pool.submit(self.completion, one, name) for one in requests]
+            asked = [
+                pool.submit(self.completion, one, name, place)
+                for one, place in zip(requests, places, strict=True)
+            ]
             try:
                 made = [one.result() for one in asked]
             except BaseException:
@@ -140,23 +153,34 @@ class RemoteSampler:
             self._compare(requests[:COMPARED], made[:COMPARED])
         return made
 
-    def completion(self, request: Request, model: str) -> Completion:
-        """What the server samples for one request. UserError for an answer that is not exact."""
-        settings, where = request.settings, f"{self.server.url}/completions"
-        answer = self.server.ask(
-            "/completions",
-            {
-                "model": model,
-                "prompt": list(request.ids),
-                "max_tokens": settings.max_tokens,
-                "temperature": settings.temperature,
-                "seed": settings.seed,
-                "stop_token_ids": sorted(self.ends),
-                "logprobs": 1,
-                "return_token_ids": True,
-                **OFF,
-            },
-        )
+    def completion(self, request: Request, model: str, place: int = 0) -> Completion:
+        """What the server of this place samples for a request. UserError for an answer that is not exact."""
+        settings = request.settings
+        body = {
+            "model": model,
+            "prompt": list(request.ids),
+            "max_tokens": settings.max_tokens,
+            "temperature": settings.temperature,
+            "seed": settings.seed,
+            "stop_token_ids": sorted(self.ends),
+            "logprobs": 1,
+            "return_token_ids": True,
+            **OFF,
+        }
+        server, answer = self._answer(place, body)
+        return self._checked(request, answer, f"{server.url}/completions")
+
+    def _answer(self, place: int, body: dict[str, Any]) -> tuple[Server, Any]:
+        """The answer of the server of this place, or of the next that has one."""
+        count = len(self.servers)
+        ring = [self.servers[(place + n) % count] for n in range(count)]
+        for server in ring if count > 1 else ():
+            with suppress(DataError, RefusedError):
+                return server, server.ask("/completions", body, ())
+        return ring[0], ring[0].ask("/completions", body)
+
+    def _checked(self, request: Request, answer: Any, where: str) -> Completion:
+        """The completion of an answer."""
         try:
             choice = answer["choices"][0]
             ids, scores = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
@@ -201,17 +225,26 @@ class RemoteSampler:
         if weights == step:
             with atomic_folder(folder) as made:
                 self.write(made)
-        name = _name(folder, weights)
-        if name not in self.server.models():
-            self._load({"lora_name": name, "lora_path": str(folder.resolve())})
-        if self.serving is not None:
-            with suppress(UserError):  # a server that was started anew has it not
-                self.server.ask("/unload_lora_adapter", {"lora_name": self.serving[1]})
+        name, problem = _name(folder, weights), None
+        for server in self.servers:
+            waits = () if server in self.gone else None
+            try:
+                if name not in server.models(waits):
+                    self._load(server, {"lora_name": name, "lora_path": str(folder.resolve())})
+                if self.serving is not None:
+                    with suppress(UserError):  # a server that was started anew has it not
+                        server.ask("/unload_lora_adapter", {"lora_name": self.serving[1]})
+                self.gone.discard(server)
+            except DataError as error:
+                problem = error
+                self.gone.add(server)
+        if problem is not None and len(self.gone) == len(self.servers):
+            raise problem
         self._prune(weights)
 
-    def _load(self, body: dict[str, str]) -> None:
+    def _load(self, server: Server, body: dict[str, str]) -> None:
         try:
-            self.server.ask("/load_lora_adapter", body)
+            server.ask("/load_lora_adapter", body)
         except UserError as error:
             raise UserError(
                 f"{error}. The server must load each step's adapter from the run's folder: start it as "
@@ -240,8 +273,8 @@ class RemoteSampler:
         mean = float(np.concatenate(apart).mean())
         if not mean < OTHER_MODEL:
             raise UserError(
-                f"{self.server.url} serves another model as {self.model!r} than is trained: the "
-                f"log-probability of a token differs by {mean:.1f} in the mean"
+                f"{', '.join(each.url for each in self.servers)} serves another model as {self.model!r} than "
+                f"is trained: the log-probability of a token differs by {mean:.1f} in the mean"
             )
         self.compared = True
 

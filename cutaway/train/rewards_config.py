@@ -24,8 +24,8 @@ class Rollouts(Bounded):
     A completion has at most ``max_tokens`` tokens, with its question at most ``context``. A group whose
     rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``max_sequences`` are
     sampled at once. ``sampler``: "runtime" or "pytorch"; "auto" is the runtime where it can apply the
-    adapter; or the address of a server (``remote_sampler.py``), which serves the base as ``sampler_model``
-    and is handed the adapter every ``sync`` steps (0: never).
+    adapter; or the address of a server (``remote_sampler.py``), or several with commas between, which serve
+    the base as ``sampler_model`` and are handed the adapter every ``sync`` steps (0: never).
     """
 
     task: str
@@ -44,9 +44,10 @@ class Rollouts(Bounded):
     max_sequences: Count = 32
 
     @property
-    def url(self) -> str | None:
-        """The address of the server that samples; None: this machine does."""
-        return self.sampler.rstrip("/") if self.sampler.startswith(("http://", "https://")) else None
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of the servers that sample; none: this machine does."""
+        found = tuple(each.strip().rstrip("/") for each in self.sampler.split(","))
+        return found if all(each.startswith(("http://", "https://")) for each in found) else ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class RewardsConfig(FinetuningConfig):
             )
 
     def _check_sampler(self) -> None:
-        data, beside = self.data, self.data.url is not None
+        data, beside = self.data, bool(self.data.urls)
         if not beside and data.sampler not in LOCAL:
             raise UserError(
                 f"config.data.sampler is {data.sampler!r}; it must be {', '.join(LOCAL)}, or the address "

@@ -1,16 +1,18 @@
 """What a CUDA device computes beside this CPU, and how fast: written to docs/results/gpu.md in one command.
 
-    python -m scripts.check.gpu                     # half an hour on one GPU
+    python -m scripts.check.gpu --nanogpt CHECKOUT     # of karpathy/nanoGPT; half an hour on one GPU
     python -m scripts.check.gpu --device cpu --small --output /tmp/gpu.md     # its logic, in seconds
 
 Parts: the PyTorch model and each attention backend beside float32 on the CPU; one process of FSDP2 beside
-none; tokens a second of the presets 10m and 100m, as a part of what matrix products reach; generation; two
-steps of GRPO that sample with the PyTorch model. A part that fails is written as failed, with its reason.
+none; tokens a second of the presets 10m and 100m, as a part of what matrix products reach; training of
+GPT-2's small shape beside nanoGPT's own loop (`bench/training.py`); generation; two steps of GRPO that sample
+with the PyTorch model. A part that fails is written as failed, with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -45,7 +47,10 @@ BARS = {"float32": 1e-4, "bfloat16": 3e-2}  # of the logits' largest difference,
 BACKENDS = ("naive", "sdpa", "blocked", "products", "native", "flex")
 CLOSE = 1e-4  # of losses: sums in another order
 WARM = 3  # steps that compile, and fill caches
-OUTPUT = Path(__file__).parents[2] / "docs/results/gpu.md"
+ROOT = Path(__file__).parents[2]
+OUTPUT = ROOT / "docs/results/gpu.md"
+SHAPE = {"layers": 12, "heads": 12, "width": 768, "vocab": 50304, "context": 1024, "rows": 12, "steps": 20}
+SMALL = {"layers": 1, "heads": 2, "width": 32, "vocab": 64, "context": 32, "rows": 2, "steps": 1}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--parts", default=",".join(PARTS))
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -64,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.parts.split(","):
         print(f"{name} ...", flush=True)
         try:
-            found[name] = PARTS[name](given.device, given.small)
+            found[name] = PARTS[name](given.device, given.small, given.nanogpt)
         except Exception as error:  # one part must not lose the others' figures
             found[name] = f"failed: {type(error).__name__}: {error}"
     given.output.write_text(page(found, given.device), "utf-8")
@@ -94,7 +100,7 @@ def small_model() -> Decoder:
     return Decoder(512, 128, 512, (Block(heads, MLP(352)),) * 4)
 
 
-def parity(on: str, small: bool) -> Rows:
+def parity(on: str, small: bool, _: Path | None = None) -> Rows:
     """The logits of a small model on the device, by type and by backend, beside float32 on the CPU."""
     torch.manual_seed(0)
     model = Model(small_model()).eval()
@@ -142,7 +148,7 @@ def chosen(backend: str) -> Iterator[None]:
         choice.BACKENDS.update(known)
 
 
-def fsdp(on: str, small: bool) -> Rows:
+def fsdp(on: str, small: bool, _: Path | None = None) -> Rows:
     """The losses of one process of FSDP2 beside those of a plain process."""
     own = run(batch_size=4, micro_batch_size=2, device=on)
     plain = losses(Training(own, text(), SINGLE_PROCESS, note=lambda _: None), 2)
@@ -173,7 +179,7 @@ def alone() -> Iterator[None]:
 # ---- speed -------------------------------------------------------------------------------------------------
 
 
-def speed(on: str, small: bool) -> Rows:
+def speed(on: str, small: bool, _: Path | None = None) -> Rows:
     """Tokens a second of presets, and what part of matrix products' own speed that is."""
     rows: Rows = []
     for name in ("nano",) if small else ("10m", "100m"):
@@ -208,7 +214,33 @@ def timed(given: TrainingConfig, steps: int, parallel: Parallel = SINGLE_PROCESS
     return statistics.median(times), training
 
 
-def generation(on: str, small: bool) -> Rows:
+def peers(on: str, small: bool, nanogpt: Path | None = None) -> Rows:
+    """Tokens a second of one shape in Cutaway's loop and in nanoGPT's, and torch's own limit beside both."""
+    names = ["Cutaway eager bf16", *([] if nanogpt is None else ["nanoGPT bf16"])]
+    if not small:
+        names += [name.replace(" eager", "").replace(" bf16", " compiled bf16") for name in names]
+    shape = [f"--{name}={value}" for name, value in (SMALL if small else SHAPE).items()]
+    words = [*shape, "--rounds=1", f"--device={on}", "--json", "--only", *names]
+    words += [] if nanogpt is None else ["--nanogpt", str(nanogpt)]
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "bench/training.py"), *words], capture_output=True, text=True, cwd=ROOT
+    )
+    if made.returncode:
+        raise RuntimeError(made.stderr.strip().splitlines()[-1])
+    found = json.loads(made.stdout)
+    rows: Rows = [("matrix products in bf16", f"{found['peak_gflops']['bfloat16'] / 1e3:,.3g} TFLOP/s")]
+    for name in names:
+        each = found[name]
+        if "error" in each:
+            raise RuntimeError(f"{name}: {each['error']}")
+        part = f"{each['mfu']:.0%} of what matrix products reach, {each['peak_memory_mb'] / 1024:.1f} GiB"
+        rows.append((name, f"{each['tokens_per_second']:,.0f} tokens/s, {part}"))
+    if nanogpt is None:
+        rows.append(("nanoGPT", "not measured: give --nanogpt CHECKOUT"))
+    return rows
+
+
+def generation(on: str, small: bool, _: Path | None = None) -> Rows:
     """Tokens a second that the PyTorch model writes, one text and sixteen at a time."""
     from cutaway.data import run_tokenizer
     from cutaway.generate.batch.many_prompts import generate_batch
@@ -227,7 +259,7 @@ def generation(on: str, small: bool) -> Rows:
     return rows
 
 
-def grpo(on: str, small: bool) -> Rows:
+def grpo(on: str, small: bool, _: Path | None = None) -> Rows:
     """Two steps of GRPO on the default model, sampled by the PyTorch model on the device."""
     with tempfile.TemporaryDirectory() as scratch:
         words = ["finetune", "grpo", "--task", "programs:spelling", "--model", "smollm2", "--steps", "2"]
@@ -240,10 +272,11 @@ def grpo(on: str, small: bool) -> Rows:
         return [("two steps of 2 questions, 4 answers each", f"{time.perf_counter() - begun:.0f} s")]
 
 
-PARTS: dict[str, Callable[[str, bool], Rows]] = {
+PARTS: dict[str, Callable[[str, bool, Path | None], Rows]] = {
     "parity": parity,
     "fsdp": fsdp,
     "speed": speed,
+    "peers": peers,
     "generation": generation,
     "grpo": grpo,
 }

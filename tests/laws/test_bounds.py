@@ -21,7 +21,7 @@ from cutaway.attention.common.registry import kind, names
 from cutaway.bounds import UNIONS, Bound, Bounded, bounds_of, check
 from cutaway.embedding import tables
 from cutaway.errors import UserError
-from cutaway.inspect import activations
+from cutaway.inspect import collecting
 from cutaway.layers.config import MLP
 from cutaway.model import block_config, seq2seq
 from cutaway.model import config as model
@@ -158,4 +158,4 @@ def test_the_fingerprint_of_a_dataset_on_disk_does_not_depend_on_it() -> None:
         checkpoint = SimpleNamespace(tensors=Tensors({}))
 
     plain = repr((Loaded.config, [])).replace("gqa.Config(", "Config(")
-    assert activations._fingerprint(Loaded) == hashlib.sha256(plain.encode()).hexdigest()[:16]
+    assert collecting._fingerprint(Loaded) == hashlib.sha256(plain.encode()).hexdigest()[:16]

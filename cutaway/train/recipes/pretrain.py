@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cutaway.data import filters, novels, packing, run_tokenizer, shards, sources
+from cutaway.data import cluster, filters, novels, packing, run_tokenizer, shards, sources
 from cutaway.data.shards import Corpus
 from cutaway.errors import UserError, plural
 from cutaway.quantization import formats
@@ -47,9 +47,11 @@ def ready(run: TrainingConfig, folder: Path, note: Note) -> Dataset:
     home = Path(run.data.folder) if run.data.folder else folder / "data"
     corpora = []
     for n, source in enumerate(run.data.sources):
-        corpus = shards.prepare(
-            source, folder / TOKENIZER, home / str(n), rules=run.data.filters, workers=run.data.workers
-        )
+        words, into, rules = folder / TOKENIZER, home / str(n), run.data.filters
+        if run.data.ray:
+            corpus = cluster.prepare(source, words.absolute(), into.absolute(), rules=rules)
+        else:
+            corpus = shards.prepare(source, words, into, rules=rules, workers=run.data.workers)
         dropped = {name: count for name, count in corpus.counts.items() if name not in ("read", "kept")}
         listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())
         note(

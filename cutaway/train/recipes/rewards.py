@@ -64,9 +64,7 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     )
     model = finetune.trained_model(run, at_rest)
     prompts, lengths = prompter(run, at_rest), torch.zeros(run.model.vocab, dtype=torch.int64)
-    sampler = (
-        local(run, at_rest, model, note) if run.data.url is None else remote(run, at_rest, model, folder)
-    )
+    sampler = local(run, at_rest, model, note) if not run.data.urls else remote(run, at_rest, model, folder)
     greedy, reference = settings(run, at_rest), None
     if run.adapter is None and run.objective.kl_coefficient:
         reference = Trainable(build.decoder(at_rest), run.objective, lengths)
@@ -75,8 +73,8 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     teacher = finetune.teacher(run.objective, at_rest.tokenizer) if learns else None
     train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference, teacher)
     judge = sampler
-    if run.data.url is not None and not run.data.sync:
-        note(f"{run.data.url} samples from a policy that stays as it is; what is trained is judged here.")
+    if run.data.urls and not run.data.sync:
+        note(f"{run.data.sampler} samples from a policy that stays as it is; what is trained is judged here.")
         judge = local(run, at_rest, model, note)
     held_out = HeldOut(task, prompts, judge, greedy, folder)
     export = finetune.export(run, at_rest)
@@ -93,8 +91,8 @@ def check(run: RewardsConfig, note: Note) -> tuple[RewardTask, list[Group]]:
     model = finetune.trained_model(run, at_rest)
     data = replace(run.data, prompts=len(task.train))
     one = replace(run, data=data, batch_size=TRIED, micro_batch_size=TRIED)
-    if run.data.url is not None:
-        remote_sampler.served_model(remote_sampler.Server(run.data.url), run.data.sampler_model)
+    for url in run.data.urls:
+        remote_sampler.served_model(remote_sampler.Server(url), run.data.sampler_model)
     prompts, sampler = prompter(run, at_rest), local(run, at_rest, model, note)
     trainable = Trainable(model, run.objective, torch.zeros(0))
     sampled = Sampled(one, task, at_rest.tokenizer, prompts, sampler, settings(run, at_rest), trainable, None)
@@ -155,9 +153,14 @@ def prompter(run: RewardsConfig, at_rest: Checkpoint) -> Callable[[str], list[in
 
 
 def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder: Path) -> RemoteSampler:
-    """Samples by the server that the run names."""
-    assert run.data.url is not None
-    server = remote_sampler.Server(run.data.url)
+    """Samples by the servers that the run names."""
+    servers = tuple(map(remote_sampler.Server, run.data.urls))
+    names = {remote_sampler.served_model(server, run.data.sampler_model) for server in servers}
+    if len(names) > 1:
+        raise UserError(
+            f"config.data.sampler: the servers serve {' and '.join(map(repr, sorted(names)))}: replicas "
+            "serve one model by one name (--data.sampler-model)"
+        )
     tokenizer: Tokenizer = at_rest.tokenizer
     root, first = load.base_and_adapter(at_rest)
 
@@ -177,8 +180,8 @@ def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder:
         return logits.log_softmax(-1).gather(-1, read[0, len(prompt) :, None])[:, 0].cpu().numpy()
 
     return RemoteSampler(
-        server,
-        remote_sampler.served_model(server, run.data.sampler_model),
+        servers,
+        names.pop(),
         run.data.sync,
         run.data.max_sequences,
         tokenizer,
