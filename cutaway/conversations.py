@@ -57,8 +57,14 @@ class Conversations:
 
     def ids(self, messages: Messages, tools: Tools, steering: Steering, **variables: Any) -> list[int]:
         """The ids up to the assistant's turn; ``variables`` are the template's own."""
+        from cutaway.tokenizer import chat
+
         given: dict[str, Any] = {"tokenizer": self.get_tokenizer(), "steering": steering, **variables}
-        return rendered(messages, self.template, lambda: self.tool_format, tools, **given)
+        if not chat.has_calls(messages, tools):
+            return chat.render(messages, self.template, tools=tools, **given)
+        from cutaway.generate.tool_calls import prompted
+
+        return prompted.render(messages, self.template, self.tool_format, tools, **given)
 
     def text(self, messages: Messages) -> Rendered:
         """The text, with where each character came from; content that steers is flagged."""
@@ -72,16 +78,3 @@ class Conversations:
         for answer in answers:
             turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": CHECK}]
         return self.ids(turns, None, "refuse")
-
-
-def rendered(
-    messages: Messages, template: str, get_format: Callable[[], ToolFormat], tools: Tools, **given: Any
-) -> list[int]:
-    """The ids of messages by a template; where there are tools, with calls in the model's format."""
-    if tools or any("tool_calls" in one or one.get("role") == "tool" for one in messages):
-        from cutaway.generate.tool_calls import prompted
-
-        return prompted.render(messages, template, get_format(), tools, **given)
-    from cutaway.tokenizer import chat
-
-    return chat.render(messages, template, tools=tools, **given)

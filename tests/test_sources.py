@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from cutaway.conversations import rendered
 from cutaway.generate.tool_calls import prompted, sources
 from cutaway.generate.tool_calls.sources import Source
 from cutaway.lm import LanguageModel
@@ -34,7 +33,7 @@ def sourced(lm: LanguageModel, messages: Any, template: str) -> Any:
         return prompted.format_of(template, lm.tokenizer)
 
     found = sources.of(messages, template, get_format, None, tokenizer=lm.tokenizer)
-    ids = rendered(messages, template, get_format, None, tokenizer=lm.tokenizer)
+    ids = prompted.render(messages, template, get_format(), None, tokenizer=lm.tokenizer)
     assert [id for id, _ in found.tokens] == ids, "the tokens are those that the model reads"
     assert lm.tokenizer.decode(ids) == "".join(text for text, _ in found.runs)
     return found

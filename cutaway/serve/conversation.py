@@ -19,7 +19,7 @@ from cutaway.generate.tool_calls.thoughts import Marks, find_marks
 from cutaway.serve import answer_form, edits
 from cutaway.serve.answer_form import AnswerForm, tool_schemas
 from cutaway.serve.api_error import APIError
-from cutaway.serve.openai.format import finish_reason
+from cutaway.serve.openai.format import ENDED
 from cutaway.serve.openai.message_schema import NamedTool, Tool
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations.request_record import Caller, RequestRecord, caller_of
@@ -220,7 +220,7 @@ class Answer:
 
 def reason(reader: AnswerReader, generation: Generation) -> str:
     """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
-    ended = finish_reason(generation)
+    ended = ENDED[generation.finish_reason]
     return "tool_calls" if reader.called and ended == "stop" else ended
 
 

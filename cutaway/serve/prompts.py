@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cutaway.conversations import rendered
 from cutaway.errors import UserError
+from cutaway.generate.tool_calls import prompted
 from cutaway.generate.tool_calls.thoughts import find_marks
 from cutaway.serve.api_error import APIError, about
 from cutaway.serve.openai.message_schema import Ending, Message, Tool
@@ -67,10 +67,11 @@ def chat_ids(
         raise APIError(400, text + "--chat-template FILE", param="messages", code="no_chat_template")
     plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
     read = {"tokenizer": service.tokenizer, "steering": "refuse", **(variables or {})}
+    conversation, template = messages(given), service.template
     try:
-        return rendered(
-            messages(given), service.template, lambda: service.lm.tool_format, plain or None, **read
-        )
+        if chat.has_calls(conversation, plain):
+            return prompted.render(conversation, template, service.lm.tool_format, plain or None, **read)
+        return chat.render(conversation, template, tools=plain or None, **read)
     except UserError as error:
         raise about(error, "messages") from None
 

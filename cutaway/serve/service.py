@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain, internals
 from cutaway.generate.batch.prefix_store import PrefixStore
+from cutaway.generate.batch.request import Generation
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import BatchedEngine, Engine
@@ -351,15 +353,43 @@ class Service:
         if self.log_prompts:
             log.info("%s %s", body.model_dump_json(exclude_none=True), json.dumps(answers))
 
-    def head(self, id: str, kind: str, model: str | None) -> dict[str, Any]:
+    def head(self, prefix: str, kind: str, model: str | None) -> dict[str, Any]:
         """The fields that every chat completion and completion begins with."""
         return {
-            "id": id,
+            "id": new_id(prefix),
             "object": kind,
             "created": int(time.time()),
             "model": model or self.name,
             "system_fingerprint": f"cutaway-{cutaway.__version__}",
         }
+
+
+def new_id(kind: str) -> str:
+    """A unique id of an answer."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def usage(generations: Sequence[Generation], prompts: Sequence[Generation]) -> dict[str, Any]:
+    """How many tokens were read and generated; ``prompts`` has one generation for each prompt."""
+    read = sum(len(one.prompt_ids) for one in prompts)
+    generated = sum(len(one.ids) for one in generations)
+    cached = read - sum(one.timings.prefill_tokens for one in prompts)
+    drafted, accepted = (
+        sum(getattr(one.timings, name) for one in generations)
+        for name in ("drafted_tokens", "accepted_tokens")
+    )
+    predicted = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": generated,
+        "total_tokens": read + generated,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    } | ({"completion_tokens_details": predicted} if drafted else {})
+
+
+def warned(warnings: Sequence[str]) -> dict[str, Any]:
+    """The field ``warnings`` of an answer, where there are any."""
+    return {"warnings": warnings} if warnings else {}
 
 
 def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:

@@ -72,8 +72,8 @@ def of(
 def _messages(
     given: Sequence[Mapping[str, Any]], get_format: Callable[[], ToolFormat], tools: Tools
 ) -> tuple[list[Sourced], Tools]:
-    """The messages that the template is given, as `conversations.rendered` decides it."""
-    if tools or any("tool_calls" in one or one.get("role") == "tool" for one in given):
+    """The messages that the template is given."""
+    if chat.has_calls(given, tools):
         return prompted.sourced(given, get_format(), tools)
     return prompted.as_given(given), tools
 

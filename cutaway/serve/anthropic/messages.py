@@ -29,7 +29,6 @@ from cutaway.serve.anthropic.schema import (
 from cutaway.serve.api_error import APIError
 from cutaway.serve.conversation import Conversation, begin, read_answer, reason
 from cutaway.serve.json_body import json_response
-from cutaway.serve.openai.format import new_id, usage, warned
 from cutaway.serve.openai.sampling_schema import schema_format
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations.api_keys import TEXT
@@ -37,7 +36,7 @@ from cutaway.serve.operations.request_record import client_of, key_of
 from cutaway.serve.prompts import chat_ids, ending
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route, beside
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id, usage, warned
 from cutaway.serve.streaming import respond
 from cutaway.serve.validation import Leniency, checked
 

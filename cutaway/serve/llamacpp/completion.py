@@ -14,13 +14,13 @@ from cutaway.serve.api_error import APIError, errors_in
 from cutaway.serve.json_body import json_response
 from cutaway.serve.llamacpp.schema import Conversation, Infill, LlamaCompletion, LlamaRequest
 from cutaway.serve.openai import completions
-from cutaway.serve.openai.format import scored, token_logprobs, warned
+from cutaway.serve.openai.format import scored, token_logprobs
 from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.serve.operations.api_keys import TEXT
 from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.prompts import ending, messages
 from cutaway.serve.routes import Route, beside
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, warned
 from cutaway.serve.streaming import respond
 from cutaway.serve.validation import Leniency, checked
 

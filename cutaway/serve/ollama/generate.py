@@ -22,13 +22,13 @@ from cutaway.serve.conversation import Conversation, begin, read_answer, reason
 from cutaway.serve.json_body import json_response
 from cutaway.serve.ollama.models import name_of
 from cutaway.serve.ollama.schema import ChatRequest, GenerateRequest, OllamaMessage, OllamaRequest, Options
-from cutaway.serve.openai.format import scored, token_logprobs, warned
+from cutaway.serve.openai.format import scored, token_logprobs
 from cutaway.serve.openai.sampling_schema import schema_format
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations.request_record import client_of
 from cutaway.serve.prompts import chat_ids
 from cutaway.serve.routes import Route
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, warned
 from cutaway.serve.streaming import respond
 from cutaway.serve.validation import Leniency, checked
 

@@ -15,10 +15,10 @@ from cutaway.generate.tool_calls.answer import AnswerReader, Event
 from cutaway.generate.tool_calls.thoughts import Thought
 from cutaway.serve.conversation import Conversation, begin, prepare, read_answer, reason
 from cutaway.serve.json_body import json_response, obfuscated
-from cutaway.serve.openai.format import end_token, internals_of, new_id, scored, token_logprobs, usage, warned
+from cutaway.serve.openai.format import end_token, internals_of, scored, token_logprobs
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.routes import Route
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id, usage, warned
 from cutaway.serve.streaming import respond
 
 SHORT = 64  # pieces of an answer that is written at once: a thread's turn would take longer
@@ -49,17 +49,17 @@ class ChatCompletion:
         readers = [self.of.reader() for _ in pieces]
         choices = [self._choice(i, *one) for i, one in enumerate(zip(readers, pieces, strict=True))]
         thought = sum(reader.thought_tokens for reader in readers)
-        counts, id = usage(generations, generations[:1]), new_id("chatcmpl")
+        counts = usage(generations, generations[:1])
         counts.setdefault("completion_tokens_details", {})["reasoning_tokens"] = thought
         service.log_answer(self.of.body, [choice["message"] for choice in choices])
-        head = service.head(id, "chat.completion", self.of.body.model)
+        head = service.head("chatcmpl", "chat.completion", self.of.body.model)
         answered = head | {"choices": choices, "usage": counts} | self._prompt_ids()
         return json_response(answered | warned(self.of.form.warnings))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
         of, streams = self.of, self.of.streams
-        head = of.service.head(new_id("chatcmpl"), "chat.completion.chunk", of.body.model)
+        head = of.service.head("chatcmpl", "chat.completion.chunk", of.body.model)
         counting = bool(of.body.stream_options and of.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
         hiding = bool(of.body.stream_options and of.body.stream_options.include_obfuscation)

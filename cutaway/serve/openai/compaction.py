@@ -21,7 +21,6 @@ from cutaway.serve.api_error import APIError
 from cutaway.serve.conversation import Conversation, begin, read_answer
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
-from cutaway.serve.openai.format import finish_reason, new_id, warned
 from cutaway.serve.openai.items import items_of, messages_of, named, shown_item
 from cutaway.serve.openai.responses import PARAMS, usage_of
 from cutaway.serve.openai.responses_schema import Input
@@ -30,7 +29,7 @@ from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations.request_record import client_of, key_of
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id, warned
 from cutaway.serve.streaming import CUT_OFF, respond
 from cutaway.serve.validation import CacheSalt, Leniency, StrictModel, checked
 
@@ -124,7 +123,7 @@ class Compaction:
             "created_at": int(time.time()),
             "output": output,
             "usage": usage_of(done, reader.thought_tokens),
-            **warned([*self.of.form.warnings, *([CUT_OFF] if finish_reason(done) == "length" else [])]),
+            **warned([*self.of.form.warnings, *([CUT_OFF] if done.finish_reason != "stop" else [])]),
         }
         service.log_answer(self.body, output)
         if self.body.store is not False:

@@ -14,21 +14,12 @@ from cutaway.serve import answer_form, edits, infill
 from cutaway.serve.answer_form import AnswerForm
 from cutaway.serve.api_error import APIError
 from cutaway.serve.json_body import json_response, obfuscated
-from cutaway.serve.openai.format import (
-    MIN_LOGPROB,
-    end_token,
-    finish_reason,
-    internals_of,
-    new_id,
-    token_string,
-    usage,
-    warned,
-)
+from cutaway.serve.openai.format import ENDED, MIN_LOGPROB, end_token, internals_of, token_string
 from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.serve.operations.request_record import Caller, caller_of, record_of
 from cutaway.serve.prompts import prompts
 from cutaway.serve.routes import Route
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, usage, warned
 from cutaway.serve.streaming import MergedStreams, respond
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -120,7 +111,7 @@ class CompletionAnswer:
     ) -> Response:
         echo, head = bool(self.body.echo), self._head()
         choices = [
-            self._choice(i, own, echo)[0] | {"finish_reason": finish_reason(generation)}
+            self._choice(i, own, echo)[0] | {"finish_reason": ENDED[generation.finish_reason]}
             for i, (own, generation) in enumerate(zip(pieces, generations, strict=True))
         ]
         self.service.log_answer(self.body, [choice["text"] for choice in choices])
@@ -128,7 +119,7 @@ class CompletionAnswer:
         return json_response(done | warned(self.warnings))
 
     def _head(self) -> dict[str, Any]:
-        return self.service.head(new_id("cmpl"), "text_completion", self.body.model)
+        return self.service.head("cmpl", "text_completion", self.body.model)
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response; with echo the prompt comes first."""
@@ -147,7 +138,7 @@ class CompletionAnswer:
             if piece.generation is not None:
                 end = warned(self.warnings)
                 generations[i] = piece.generation
-                choice["finish_reason"] = finish_reason(piece.generation)
+                choice["finish_reason"] = ENDED[piece.generation.finish_reason]
             if choice["text"] or choice["logprobs"] or choice["finish_reason"] or "internals" in choice:
                 event = head | {"choices": [choice]} | tail | end
                 yield obfuscated(event) if hiding else event

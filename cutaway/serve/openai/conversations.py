@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from cutaway.serve.api_error import APIError
 from cutaway.serve.json_body import json_response
-from cutaway.serve.openai.format import new_id
 from cutaway.serve.openai.items import bounded, kept, listed, named, resolved, shown_entry, shown_item
 from cutaway.serve.openai.responses_schema import (
     CompactionItem,
@@ -25,7 +24,7 @@ from cutaway.serve.openai.stored_responses import forgotten
 from cutaway.serve.operations.request_record import key_of
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route, beside, query_of
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id
 
 
 def create(service: Service, body: ConversationRequest, http: HTTPRequest) -> Response:

@@ -16,11 +16,10 @@ from starlette.responses import Response
 
 from cutaway.serve.api_error import APIError, ContextError, errors_in
 from cutaway.serve.json_body import json_response
-from cutaway.serve.openai.format import new_id
 from cutaway.serve.openai.schema import EmbeddingRequest, RerankRequest, ScoreRequest
 from cutaway.serve.prompts import prompts
 from cutaway.serve.routes import Route, computed
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id
 from cutaway.serve.work_pool import check_stopped, spend, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
@@ -97,7 +96,7 @@ def score(service: Service, body: ScoreRequest, http: HTTPRequest) -> Response:
         scores = (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
     data = [{"index": i, "object": "score", "score": float(one)} for i, one in enumerate(scores)]
     counts = {"prompt_tokens": read, "total_tokens": read}
-    return json_response(service.head(new_id("score"), "list", body.model) | {"data": data, "usage": counts})
+    return json_response(service.head("score", "list", body.model) | {"data": data, "usage": counts})
 
 
 def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:

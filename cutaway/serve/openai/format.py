@@ -1,8 +1,7 @@
-"""What is answered, in OpenAI's JSON: tokens with their log-probabilities, usage, internals."""
+"""Tokens in OpenAI's JSON, with their log-probabilities and internals, and its words for an answer's end."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +9,7 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.tokenizer import Tokenizer
 
 MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for
-
-
-def new_id(kind: str) -> str:
-    """A unique id of an answer."""
-    return f"{kind}-{uuid.uuid4().hex}"
-
-
+ENDED = {"stop": "stop", "length": "length", "context": "length"}  # what OpenAI calls an answer's end
 Scored = tuple[int, float, Sequence[tuple[int, float]]]  # an id, its log-probability, the alternatives
 
 
@@ -77,31 +70,3 @@ def internals_of(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
         for one in piece.inside
     ]
     return {"id": piece.id, "layers": layers}
-
-
-def finish_reason(generation: Generation) -> str:
-    """OpenAI's word for what ended an answer: a full context is a length too."""
-    return "stop" if generation.finish_reason == "stop" else "length"
-
-
-def usage(generations: Sequence[Generation], prompts: Sequence[Generation]) -> dict[str, Any]:
-    """How many tokens were read and generated; ``prompts`` has one generation for each prompt."""
-    read = sum(len(one.prompt_ids) for one in prompts)
-    generated = sum(len(one.ids) for one in generations)
-    cached = read - sum(one.timings.prefill_tokens for one in prompts)
-    drafted, accepted = (
-        sum(getattr(one.timings, name) for one in generations)
-        for name in ("drafted_tokens", "accepted_tokens")
-    )
-    predicted = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": generated,
-        "total_tokens": read + generated,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    } | ({"completion_tokens_details": predicted} if drafted else {})
-
-
-def warned(warnings: Sequence[str]) -> dict[str, Any]:
-    """The field ``warnings`` of an answer, where there are any."""
-    return {"warnings": warnings} if warnings else {}

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cutaway.serve.api_error import APIError
-from cutaway.serve.openai.format import new_id
 from cutaway.serve.openai.responses_schema import CompactionItem, InputItem
 from cutaway.serve.response_store import Entry, Kind
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id
 
 
 def items_of(

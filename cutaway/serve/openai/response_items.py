@@ -9,7 +9,7 @@ from typing import Any
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.openai.format import new_id
+from cutaway.serve.service import new_id
 
 
 @dataclass

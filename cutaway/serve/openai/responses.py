@@ -16,7 +16,7 @@ from cutaway.serve.api_error import APIError, to_api_error
 from cutaway.serve.conversation import Conversation, begin
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
-from cutaway.serve.openai.format import finish_reason, new_id, scored, token_logprobs, usage, warned
+from cutaway.serve.openai.format import scored, token_logprobs
 from cutaway.serve.openai.items import bounded, items_of, kept, messages_of, named
 from cutaway.serve.openai.response_items import Items
 from cutaway.serve.openai.responses_schema import ResponseSchema, ResponsesRequest, ResponseTool, ToolChoice
@@ -25,7 +25,7 @@ from cutaway.serve.operations.request_record import client_of, key_of, record_of
 from cutaway.serve.prompts import chat_ids
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route, beside
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, new_id, usage, warned
 from cutaway.serve.streaming import EncodedEvent, encoded_event, respond
 from cutaway.serve.validation import Leniency, checked
 
@@ -209,7 +209,7 @@ class ResponseAnswer:
 
     @staticmethod
     def _ended(done: Generation) -> str:
-        return "completed" if finish_reason(done) == "stop" else "incomplete"
+        return "completed" if done.finish_reason == "stop" else "incomplete"
 
     def _keep(self, service: Service) -> dict[str, Any]:
         """Store the response, unless that is not wanted, and return its JSON. For threads."""

@@ -8,6 +8,15 @@ conversations come to the ids that the `transformers` library gives them. docs/c
 guarantees and what it cannot.
 """
 
-from cutaway.tokenizer.chat.rendering import Rendered, Run, Vocabulary, control_ids, encoded, render, text
+from cutaway.tokenizer.chat.rendering import (
+    Rendered,
+    Run,
+    Vocabulary,
+    control_ids,
+    encoded,
+    has_calls,
+    render,
+    text,
+)
 
-__all__ = ["Rendered", "Run", "Vocabulary", "control_ids", "encoded", "render", "text"]
+__all__ = ["Rendered", "Run", "Vocabulary", "control_ids", "encoded", "has_calls", "render", "text"]

@@ -70,6 +70,11 @@ def render(
     return encoded(text(messages, template, tokenizer=tokenizer, **given), template, tokenizer=tokenizer)
 
 
+def has_calls(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether a conversation has tools, calls of them or their results."""
+    return bool(tools) or any("tool_calls" in one or one.get("role") == "tool" for one in messages)
+
+
 def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
     """The ids of a rendered conversation. Raises UserError for a tokenizer that chats can be forged with."""
     control = control_ids(template, tokenizer)
