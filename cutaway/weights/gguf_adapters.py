@@ -23,7 +23,6 @@ from cutaway.weights.changes import Adapter, LowRank, check
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.layout import Matrix
-from cutaway.weights.peft_write import joined_pair
 from cutaway.weights.rules import Bound
 
 ALPHA = "adapter.lora.alpha"
@@ -59,7 +58,7 @@ def write_gguf_adapter(path: Path, adapter: Adapter, base: Checkpoint, force: bo
             continue
         _check_applied([ours for ours in each.ours if ours in adapter], name, path)
         matrix = _matrix(each, path)
-        a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
+        a, b = layout.joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
         tensors[f"{theirs}.lora_a"] = formats.pack(a, "F32")
         tensors[f"{theirs}.lora_b"] = formats.pack(b, "F32")
         written += sum(one is not None for one in found)

@@ -19,6 +19,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.model.config import Model
 from cutaway.weights import rules, tensor_maps
+from cutaway.weights.changes import LowRank
 from cutaway.weights.family import Family
 from cutaway.weights.rules import Bound, How, Place, Rule
 
@@ -49,6 +50,22 @@ class Matrix(NamedTuple):
     def transposed(self) -> bool:
         """Whether it is stored as [in out]."""
         return self.orders[0].transposed
+
+
+def joined_pair(
+    found: Sequence[LowRank | None], orders: Sequence[Order], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of matrices that are one of theirs as one pair of the sum of their ranks, the scale in B."""
+    rank = sum(len(one.a) for one in found if one is not None)
+    a, b = np.zeros((rank, shape[1]), np.float32), np.zeros((shape[0], rank), np.float32)
+    at = 0
+    for one, order in zip(found, orders, strict=True):
+        if one is not None:
+            rows = slice(at, at + len(one.a))
+            a[rows, order.columns] = one.a
+            b[order.rows, rows] = np.float32(one.scale) * one.b
+            at += len(one.a)
+    return a, b
 
 
 def matrix(bound: Bound) -> Matrix:

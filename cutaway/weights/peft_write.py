@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
-from cutaway.store.files import write_file as write_file
+from cutaway.store.files import write_file
 from cutaway.weights import layout, safetensors
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.checkpoint import Checkpoint
@@ -55,22 +55,6 @@ TABLES = ("embedding.weight", "position.weight", "segment.weight", "task.weight"
 TWICE = ("laguna",)  # of whose own folders PEFT finds the pairs of shared experts no more
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
-
-
-def joined_pair(
-    found: Sequence[LowRank | None], orders: Sequence[layout.Order], shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of matrices that are one of theirs as one pair of the sum of their ranks, the scale in B."""
-    rank = sum(len(one.a) for one in found if one is not None)
-    a, b = np.zeros((rank, shape[1]), np.float32), np.zeros((shape[0], rank), np.float32)
-    at = 0
-    for one, order in zip(found, orders, strict=True):
-        if one is not None:
-            rows = slice(at, at + len(one.a))
-            a[rows, order.columns] = one.a
-            b[order.rows, rows] = np.float32(one.scale) * one.b
-            at += len(one.a)
-    return a, b
 
 
 class Written:
@@ -144,7 +128,7 @@ class Written:
             raise UserError(f"{module}: transformers reads this weight past PEFT: leave it out")
         if bound.ours[0].endswith("_norm.weight"):
             raise UserError(f"{module}: PEFT has no pair of a norm: leave it out")
-        a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
+        a, b = layout.joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
         if bound.ours[0].endswith(TABLES):
             if self.dora:
                 raise UserError(f"{module}: DoRA of an embedding table is not written for PEFT")
@@ -189,7 +173,7 @@ class Written:
         experts = matrix.entries or 1
         per, shape = len(found) // experts, (matrix.outputs, matrix.inputs)
         each = [
-            joined_pair(found[n : n + per], matrix.orders[n : n + per], shape)
+            layout.joined_pair(found[n : n + per], matrix.orders[n : n + per], shape)
             for n in range(0, len(found), per)
         ]
         rank = max(len(a) for a, _ in each)
