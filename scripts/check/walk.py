@@ -29,10 +29,10 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "tempe
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 HELD = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}}
 LIMITS = {  # files and switches
-    "a prompt": (18, 88),
-    "an edit": (24, 142),
-    "a chat": (40, 200),
-    "a chat in form": (45, 255),
+    "a prompt": (16, 87),
+    "an edit": (19, 127),
+    "a chat": (35, 190),
+    "a chat in form": (40, 242),
 }
 CLOCKS = ("serve/operations/lifecycle.py",)  # the server's own second, which is no request's
 SETTLES = 0.2  # seconds in which the other threads end what the request began
