@@ -62,7 +62,7 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True)
 class Limits(Bounded):
-    """Of one answer: ``calls``; of a call: ``seconds``, and the ``output``'s characters that are read."""
+    """The limits of an answer (``calls``) and of a call (``seconds``; characters of ``output``)."""
 
     calls: Count = 8
     seconds: Positive = 60.0

@@ -150,7 +150,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """Of one model, in place of the option of this name."""
+    """The options of one model, which replace the server's options of the same names."""
 
     context: Context = None
     max_sequences: int | None = None

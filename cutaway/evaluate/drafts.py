@@ -116,8 +116,8 @@ class Judged:
 
 
 def _foreseen(draft: LanguageModel, made: Generation, vocab: int) -> list[tuple[int, int]]:
-    """Of each step of a greedy text, if COUNT tokens were drafted in it: how many of them are the text's,
-    and those with the first wrong one. What is drafted behind right tokens is drafted behind the text's own.
+    """For each step of a greedy text that drafts COUNT tokens: how many of them the text has, and how many
+    were drafted up to the first wrong one.
     """
     end = [made.stop] if isinstance(made.stop, int) else []
     ids = [*made.prompt_ids, *made.ids, *end][: draft.context]

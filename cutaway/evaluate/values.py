@@ -2,8 +2,8 @@
 
     decode(encode((1, [2.0, {"a"}]))) == (1, [2.0, {"a"}])
 
-None, booleans, numbers, texts, bytes, and lists, tuples, sets and dictionaries of them; of a subclass, the
-plain value. Anything else raises TypeError, so that no object whose ``==`` is its own reaches a judge. It
+Values are None, booleans, numbers, texts, bytes, and lists, tuples, sets and dictionaries of them; a subclass
+becomes the plain value. Anything else raises TypeError: an object could bring its own ``==``. The module
 imports the standard library alone: ``code_eval.py`` puts this source into both processes.
 """
 

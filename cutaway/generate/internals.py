@@ -79,7 +79,7 @@ def summarize(layer: int, pattern: np.ndarray | None, logits: np.ndarray | None,
 
 
 def _heads(pattern: np.ndarray) -> tuple[HeadInternals, ...]:
-    """Of a pattern whose rows sum to 1; of equal weights the first positions come first."""
+    """Each head's entropy and largest weights, earlier positions first among equal ones."""
     count = min(POSITIONS, pattern.shape[1])
     some = np.sort(np.argpartition(pattern, -count, axis=1)[:, -count:], axis=1)
     weights = np.take_along_axis(pattern, some, axis=1)

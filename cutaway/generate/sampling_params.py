@@ -117,7 +117,7 @@ def sampling_params(options: SamplingOptions) -> SamplingParams:
 
 
 def _number(hint: Any) -> tuple[type[int] | type[float], Bound, bool] | None:
-    """Of an option's type: whether it holds whole numbers, their bound, and whether it may be None."""
+    """An option's type: int or float, its bound, and whether it may be None."""
     options = (hint,) if hasattr(hint, "__metadata__") else get_args(hint)
     for option in options:
         if hasattr(option, "__metadata__"):

@@ -85,7 +85,7 @@ class Proposer(Protocol):
     watches: tuple[str, ...]
 
     def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
-        """Rows of the ids of a text from position ``start`` on, which the model has read: drafts too."""
+        """Called with activations that the model computed from position ``start`` on, drafts included."""
         ...
 
     def kind(self, text: DraftedText) -> int | None:

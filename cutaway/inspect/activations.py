@@ -105,7 +105,7 @@ class Activations:
         return sinks(self.norms(name), self.positions)
 
     def norms(self, name: str) -> np.ndarray:
-        """Of each token the norm of this activation: float32 [n], computed once."""
+        """The norm of this activation at each token: float32 [n], computed once."""
         if name not in self._norms:
             cuts = np.array_split(np.arange(len(self)), -(-len(self) // NORMED_TOKENS))
             parts = (self.rows(name, cut).reshape(len(cut), -1) for cut in cuts)

@@ -98,7 +98,7 @@ def with_bases(config: Any, bases: Sequence[float]) -> list[Scheme]:
 
 
 def pairs(rotary: rope.Config, length: int) -> list[list[float]]:
-    """Of some pairs, fastest first: their number, radians a token, and the tokens of a whole turn."""
+    """Some pairs, fastest first: number, radians a token, and tokens of a whole rotation."""
     speeds = rotary.frequencies(length)[: rotary.size // rotary.copies // 2]
     chosen = sorted({round(n) for n in np.linspace(0, len(speeds) - 1, min(PAIRS, len(speeds)))})
     turns = [(n, float(speeds[n])) for n in chosen]

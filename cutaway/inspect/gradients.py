@@ -259,7 +259,7 @@ class Read(NamedTuple):
 
 
 def _reads(config: Decoder) -> dict[str, Read]:
-    """Of each layer's attention and MLP, and of the logits; a norm that is not there gives what it reads."""
+    """What each attention, each MLP and the logits read; an absent norm returns its input."""
     found: dict[str, Read] = {}
     stream = "embed"
     for i, block in enumerate(config.blocks):

@@ -168,7 +168,7 @@ class _Builder:
             start += 1
 
     def neighbours(self, explained: explanation.Explanation) -> list[dict[str, Any]]:
-        """Of each token the norm of its row, and the ids and cosines of the nearest rows."""
+        """For each token: the norm of its embedding, and the nearest embeddings' ids and cosines."""
         return [
             {
                 "norm": one.norm,

@@ -30,7 +30,7 @@ class LogitDifference:
         return self.of(logits[self.position])
 
     def of(self, row: Any) -> Any:
-        """Of the logits [v] at the position."""
+        """The metric of the logits [v] at the position."""
         return row[self.first] if self.second is None else row[self.first] - row[self.second]
 
 

@@ -206,8 +206,8 @@ class SAE:
 
     @property
     def parts_against(self) -> np.ndarray | None:
-        """Of a crosscoder of two models the part of each feature's direction that is in the other one [f]:
-        near 0 the feature is the first model's alone, near 1 the other's; None of other dictionaries.
+        """For a crosscoder of two models, the fraction of each feature's direction in the second model [f]: near
+        0 the feature is the first model's alone, near 1 the second's. None for other dictionaries.
         """
         norms = {name: np.linalg.norm(self.decoder(name), axis=1) for name in self.writes}
         theirs = sum(norm for name, norm in norms.items() if name.startswith(AGAINST))

@@ -3,9 +3,9 @@
     check(lm, sae_folders.load_set("transcoders"), texts, data)
     layer 3: loss 3.41 (the model's own 3.32), KL 0.11; the best linear map 0.19, the mean 0.42
 
-Every token's output is replaced but those of attention sinks, which dictionaries are not trained on. With the
-error term, what the dictionary misses on the unchanged text, all layers together give the model's own logits:
-a test of the measure, not a figure of the dictionary.
+All tokens' outputs are replaced but those of attention sinks, which dictionaries are not trained on. With the
+error term (what the dictionary misses on the unchanged text) the logits are the model's own, which tests the
+measure.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _loss(predicted: np.ndarray, ids: Sequence[int]) -> float:
 
 
 def _clean(lm: Any, made: Sequence[SAE], ids: Sequence[int]) -> dict[str, np.ndarray]:
-    """A text's own activations and logits, by the engine that replaces."""
+    """A text's unchanged activations and logits, by the engine that computes the replaced ones."""
     seen: dict[str, np.ndarray] = {}
 
     def keep(name: str) -> Callable[[Any], None]:

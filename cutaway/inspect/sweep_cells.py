@@ -50,7 +50,7 @@ class Cell(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Of a cell: its logits, [v] at one position or [t v], and its values by name."""
+    """The output of a cell: logits, [v] at one position or [t v], and values by name."""
 
     logits: np.ndarray
     values: Values

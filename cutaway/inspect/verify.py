@@ -119,7 +119,7 @@ def verdict(
 
 
 def difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    """Of two arrays [t n] of float64."""
+    """The difference of two arrays [t n] of float64, absolute and relative to theirs."""
     if ours.shape != theirs.shape:
         raise OperationalError(f"{name} is {list(ours.shape)} here and {list(theirs.shape)} there")
     away = np.abs(ours - theirs)

@@ -105,7 +105,7 @@ def read_once() -> Iterator[None]:
     import gguf
 
     class Reader(gguf.GGUFReader):
-        """Of a plain array: a piece of a memory map takes several times as long."""
+        """Reads from a plain array: slicing a memory map takes several times as long."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value.view(np.ndarray) if name == "data" else value)

@@ -150,9 +150,9 @@ def total(terms: np.ndarray) -> np.ndarray:
 
 
 def cheapest(tries: list[tuple[np.ndarray, tuple[np.ndarray, ...]]]) -> tuple[np.ndarray, ...]:
-    """Of several (cost [n], numbers of that try), block by block the cheapest: the first of equals.
+    """The cheapest of several tries (cost [n], numbers), block by block; the first of equals.
 
-    Cost comes first in the result; where every cost is infinite or no number, the numbers are zeros."""
+    Cost comes first in the result; where every cost is infinite or NaN, the numbers are zeros."""
     least = np.full_like(tries[0][0], np.inf)
     best = tuple(np.zeros_like(each) for each in tries[0][1])
     for cost, numbers in tries:
@@ -440,13 +440,13 @@ def _six_bits(s: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def _nibbles(q: np.ndarray, size: int) -> np.ndarray:
-    """Of each 2 size values, the first ones in the low nibbles: uint8 [n 128] of [n 256]."""
+    """Pack 2 size values in size bytes, the first half in the low nibbles: [n 256] to uint8 [n 128]."""
     pairs = q.reshape(len(q), -1, 2, size)
     return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
 
 
 def _pairs(q: np.ndarray) -> np.ndarray:
-    """Of each 128 values, four in each of 32 bytes, the lowest bits first: uint8 [n 64] of [n 256]."""
+    """Pack 128 values of 2 bits in 32 bytes, the lowest bits first: [n 256] to uint8 [n 64]."""
     return np.concatenate([_two_bits(half.reshape(len(q), 4, 32)) for half in np.split(q, 2, axis=1)], axis=1)
 
 

@@ -1,7 +1,7 @@
 """Attention as the runtime does it: over pages of 128 positions, whose results are merged in their order.
 
-A page gives, for each query, the largest score m, the sum l of e^(score - m), and the values weighted so,
-unnormalised. Two such triples are one of both pages (FlashAttention's running softmax, 2205.14135):
+A page gives three numbers or vectors for each query: the largest score m, the sum l of e^(score - m), and
+the values summed with these weights, o. Two pages merge (FlashAttention's running softmax, 2205.14135):
 
     m = max(m1, m2)     l = l1 e^(m1 - m) + l2 e^(m2 - m)     o = o1 e^(m1 - m) + o2 e^(m2 - m)
 

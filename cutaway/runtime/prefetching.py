@@ -1,8 +1,8 @@
 """Choose how weights are prefetched: the way with which this processor decodes fastest.
 
-The core has several ways (native/runtime/prefetch.hpp), and which is fastest differs between processors, by
-up to twice. So the first large model that is opened decodes a few tokens by each of them, in turns, and the
-times are kept for this processor and core. Results are the same bits by all of them.
+The core has several ways (native/runtime/prefetch.hpp); which is fastest depends on the processor, by up to a
+factor of two. So the first large model that is opened decodes a few tokens with each of them, in turns. The
+times are kept for this processor and core. All of them give the same bits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def choose(engine: RuntimeEngine) -> None:
 
 
 def measure(engine: RuntimeEngine) -> dict[str, float]:
-    """Seconds a token of the engine's first layers by each way: the least of several turns.
+    """Seconds a token of the engine's first layers with each way of prefetching: the best of several runs.
 
     One thread's own processor time: what other programs take of the processor does not count.
     """

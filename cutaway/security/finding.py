@@ -85,7 +85,7 @@ def verdict(
     clusters: Sequence[Hashable] | None = None,
     limit: float = LIMIT,
 ) -> Verdict:
-    """Of an attack's successes [n] beside its control's in the same cases, which ``clusters`` groups.
+    """The verdict on an attack's successes [n] beside its control's; ``clusters`` groups cases.
 
     "vulnerable": in more cases the attack succeeds more often than the control than the other way round, by
     the exact sign test. Otherwise it depends on the cases in which the attack succeeds and the control does
@@ -107,7 +107,7 @@ def verdict(
 
 
 def bounded(rate: Estimate, undefended: Estimate | None = None, limit: float = LIMIT) -> Verdict:
-    """Of an attacker's success against a defence, on which side of ``limit`` its interval is.
+    """The verdict on a defence: on which side of ``limit`` the attacker's success is, with its interval.
 
     A defence is "sound" only where there was something to stop: where the attacker's success without it,
     ``undefended``, is above the limit with its interval.
@@ -120,7 +120,7 @@ def bounded(rate: Estimate, undefended: Estimate | None = None, limit: float = L
 
 
 def never(happened: Sequence[bool], limit: float = LIMIT) -> Verdict:
-    """Of what one occurrence of is a fault: "sound" needs trials enough to bound its rate by ``limit``."""
+    """The verdict on what must never happen: "sound" needs enough trials to bound its rate by ``limit``."""
     if any(happened):
         return "vulnerable"
     return "sound" if happened and proportion(0, len(happened))[1] <= limit else "not enough trials"

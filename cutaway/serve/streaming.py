@@ -129,7 +129,7 @@ class MergedStreams:
             bridge.deliver()
 
     async def collect(self) -> tuple[list[list[Piece]], list[Generation]]:
-        """Of each answer all pieces, and its generation, when all are finished."""
+        """Wait for all answers: the pieces of each, and its generation."""
         pieces: list[list[Piece]] = [[] for _ in self.streams]
         async for i, piece in self:
             pieces[i].append(piece)

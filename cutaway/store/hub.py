@@ -173,7 +173,7 @@ def _of_type(names: Iterable[str], type: str) -> list[str]:
 
 
 def _parts(name: str) -> int:
-    """Of how many files a .gguf is one, by its name."""
+    """The number of files that a .gguf was split into, by its name."""
     part = re.search(r"-00001-of-(\d{5})\.gguf$", name)
     return int(part[1]) if part else 1
 

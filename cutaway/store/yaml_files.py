@@ -36,7 +36,7 @@ class _Repeated(yaml.YAMLError):
 
 
 class _Strict:
-    """Of a loader: refuses nodes too deep inside others, merge keys, and a name that is there twice."""
+    """A loader that refuses nodes too deep inside others, merge keys, and duplicate names."""
 
     depth = 0
 

@@ -41,7 +41,7 @@ class Operations:
         self.mixers = Counter(block.attention for block in self.config.blocks)
 
     def of(self, spans: Iterable[Span]) -> float:
-        """Of documents, forward and backward; one that begins after position 0 reads what precedes it."""
+        """Operations of documents, forward and backward; one that begins after position 0 reads the text before."""
         return sum(
             self.of_weights * (stop - start) + 6 * (self.between(stop) - self.between(start))
             for start, stop in spans
@@ -56,7 +56,7 @@ class Operations:
 
 
 def per_token(config: Decoder | EncoderDecoder, context: int | None = None, frozen: bool = False) -> float:
-    """Of a step, forward and backward, for each token of documents that fill the ``context``.
+    """Operations of a training step for each token, where documents fill the ``context``.
 
     ``context`` None is the config's. Of an encoder-decoder it is the mean over the tokens of a source and of
     a target that fill both contexts.

@@ -52,12 +52,12 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Of a step: if moving hides behind computing, and if nothing does."""
+        """Seconds of a step: with communication hidden behind computing, and without."""
         return max(self.computing, self.moving), self.computing + self.moving
 
 
 def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> Plan:
-    """Of a run on ``devices`` that each reach ``flops`` operations and ``bandwidth`` bytes a second."""
+    """Estimate a run on ``devices``, each of ``flops`` operations and ``bandwidth`` bytes a second."""
     if devices < 1 or devices % run.tensor_parallel:
         raise UserError(
             f"{devices} devices cannot be grouped by config.tensor_parallel, {run.tensor_parallel}"

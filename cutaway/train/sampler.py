@@ -32,9 +32,9 @@ class Completion:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Writes a completion for each request, by the model as it is after ``step`` steps.
+    """Samples a completion for each request, from the model after ``step`` steps.
 
-    One that is handed new weights now and then samples from older ones, unless they must be ``current``.
+    A sampler that gets new weights only now and then uses older ones, unless they must be ``current``.
     """
 
     def __call__(

@@ -37,8 +37,8 @@ def is_kept_whole(name: str, shape: Shape) -> bool:
 class Tensors(Mapping):
     """Weights by name, each made when asked for; ``later(name)`` is its type and shape.
 
-    A Mapping[str, Packed], but not annotated as one: a runtime type checker would make
-    weights to look.
+    A Mapping[str, Packed], but not annotated as one: a runtime type checker would unpack weights
+    to check them.
     """
 
     def __init__(self, entries: Mapping[str, Packed | Later]) -> None:

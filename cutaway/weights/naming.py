@@ -55,7 +55,7 @@ def query_key_value(part: str) -> tuple[str, str, str]:
 
 
 def query_key_value_apart(prefix: str) -> tuple[Rule, ...]:
-    """Rules of the three modules that transformers makes of one matrix, in encoders."""
+    """Rules of query, key and value as three modules, in encoders."""
     theirs, ours = f"{prefix}layers.{{n}}.self_attn", "blocks.{n}.attention"
     return pairs(*((f"{theirs}.{name[0]}_proj", f"{ours}.{name}") for name in ("query", "key", "value")))
 

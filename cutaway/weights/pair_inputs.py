@@ -25,7 +25,7 @@ WITH_SEGMENTS = (  # families whose tokenizers give segments where a folder does
 
 @dataclass(frozen=True)
 class PairInputs:
-    """How a model reads texts; ``row`` gives the ids of a single one, by its number, or UserError."""
+    """How a model reads texts; ``row`` gives the ids of text number n, or raises UserError."""
 
     checkpoint: Checkpoint
     config: Model

@@ -175,7 +175,7 @@ def _source(path: Path) -> Path:
 
 
 def unread(folder: Path) -> str:
-    """Of a folder with weights in one file and in shards, which of them are read, to end an error."""
+    """The end of an error where a folder has weights in one file and in shards: which are read."""
     if not all((folder / name).exists() for name in (SINGLE, INDEX)):
         return ""
     return (

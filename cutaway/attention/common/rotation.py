@@ -1,7 +1,7 @@
 """Rotation of queries and keys (RoPE) in one pass over memory, where training needs gradients on a CPU.
 
-The gradient rotates back by the same angles. torch's operations (``position/rope.py``), the reference
-implementation, go over the vectors ten times, forward and backward; the bits are theirs.
+The gradient rotates back by the same angles. The reference is ``position/rope.py``, whose torch operations
+read the vectors ten times, forward and backward, and give the same bits.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from cutaway.shapes import Float
 
 
 class DeltaNet(LinearMixer):
-    """``q`` and ``k`` have norm 1. Taps ``beta`` [b h t 1] besides."""
+    """``q`` and ``k`` have norm 1. Also taps ``beta`` [b h t 1]."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)

@@ -15,7 +15,7 @@ from cutaway.shapes import Float
 
 
 class DifferentialAttention(SoftmaxAttention):
-    """Taps ``lambda``, a single number, besides.
+    """Also taps ``lambda``, a single number.
 
     The heads of ``q``, ``k``, ``v``, ``scores`` and ``pattern`` are both halves; ``z`` [b h/2 t 2v] is their
     difference.

@@ -20,8 +20,8 @@ from cutaway.shapes import Bool, Float
 class SparseLatentAttention(mla.LatentAttention):
     """Latent attention of the keys that the indexer chooses.
 
-    Taps ``index`` [b t s], the indexer's scores before the mask, and ``chosen`` [b t s], the keys each query
-    reads, besides. Many queries without a listener choose a block at a time.
+    Also taps ``index`` [b t s], the indexer's scores before the mask, and ``chosen`` [b t s], the keys each
+    query reads. Many queries without a listener choose a block at a time.
     """
 
     def __init__(self, config: Config, width: int) -> None:

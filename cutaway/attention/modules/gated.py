@@ -12,7 +12,7 @@ from cutaway.shapes import Float
 
 
 class GatedAttention(SoftmaxAttention):
-    """Taps ``gate`` [b t h*v], or [b t h], and ``out_input`` [b h t v], z times the gate, besides."""
+    """Also taps ``gate`` [b t h*v], or [b t h], and ``out_input`` [b h t v], z times the gate."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)

@@ -19,7 +19,7 @@ from cutaway.shapes import Float
 
 
 class GatedDeltaNet(LinearMixer):
-    """``q`` and ``k`` have norm 1. Taps ``beta`` and ``log_a`` [b h t 1] besides."""
+    """``q`` and ``k`` have norm 1. Also taps ``beta`` and ``log_a`` [b h t 1]."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)

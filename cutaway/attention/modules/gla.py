@@ -14,7 +14,7 @@ from cutaway.shapes import Float
 
 
 class GatedLinearAttention(LinearMixer):
-    """Taps ``log_a`` [b h t k], the logarithm of the gates, besides."""
+    """Also taps ``log_a`` [b h t k], the logarithm of the gates."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)

@@ -17,7 +17,7 @@ from cutaway.shapes import Float
 
 
 class KimiDeltaAttention(LinearMixer):
-    """``q`` and ``k`` have norm 1. Taps ``beta`` [b h t 1] and ``log_a`` [b h t k] besides."""
+    """``q`` and ``k`` have norm 1. Also taps ``beta`` [b h t 1] and ``log_a`` [b h t k]."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)

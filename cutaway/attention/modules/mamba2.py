@@ -17,7 +17,7 @@ from cutaway.shapes import Float
 
 
 class Mamba2(LinearMixer):
-    """``q`` is C, ``k`` B, ``v`` x, and ``z`` y with D x. Taps ``log_a`` and ``dt`` [b h t 1] besides."""
+    """``q`` is C, ``k`` B, ``v`` x, and ``z`` y with D x. Also taps ``log_a`` and ``dt`` [b h t 1]."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width, config.bias)

@@ -74,7 +74,7 @@ class Full:
 
 
 class Elsewhere:
-    """Of a layer that reads the keys and values of an earlier one, whose state holds them: empty."""
+    """The empty state of a layer that reads an earlier layer's keys and values."""
 
     length = nbytes = 0
 

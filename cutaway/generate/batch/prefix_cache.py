@@ -47,7 +47,7 @@ def page_keys(engine: BatchedEngine, scope: bytes, ids: Sequence[int]) -> list[b
 
 
 class Absent(NamedTuple):
-    """Pages of a text that may be on disk: their keys and ids, and the kept page before them."""
+    """Pages that the cache lacks and a disk may have: keys, ids, and the cached page before them."""
 
     keys: Sequence[bytes]
     ids: Sequence[Sequence[int]]

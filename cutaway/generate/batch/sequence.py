@@ -285,7 +285,7 @@ class ScheduledSequence:
             self.cached_tokens += (len(self._pages) - before) * self.engine.page
 
     def pages_to_load(self) -> Absent:
-        """Of the pages that other texts may have left, those that it has not."""
+        """The pages of its prompt that other texts may have stored and it does not have."""
         size, first, last = self.engine.page, len(self._keys), self.shared_pages
         keys = page_keys(self.engine, self.request.cache_scope, self.prompt)[first:last]
         ids = [self.prompt[n * size : (n + 1) * size] for n in range(first, last)]

@@ -138,7 +138,7 @@ class Writer:
 
     @property
     def cached_tokens(self) -> int:
-        """Of those, ids whose pages another text had read."""
+        """Prompt ids whose pages were in the prefix cache."""
         return self._scheduler.stats().cached_tokens
 
 

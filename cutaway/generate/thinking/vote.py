@@ -24,7 +24,7 @@ class Config(Bounded):
     def answer(
         self, writer: Writer, prompts: Sequence[Sequence[int]], settings: SamplingParams, judge: Judge
     ) -> list[Thought]:
-        """Of each prompt the first sample with the answer that won."""
+        """For each prompt, the first sample with the answer that won."""
         thoughts = []
         for n, own in enumerate(writer.samples(prompts, settings, self.count)):
             answers = [judge.extract(generation.text) for generation in own]

@@ -133,7 +133,7 @@ class FrozenLayer:
 
     @cached_property
     def latent(self) -> tuple[FrozenNorm, np.ndarray] | None:
-        """Of latent attention the norm of the latent, and the matrix [c d] that makes it."""
+        """Latent attention's frozen norm of the latent, and the matrix [c d] that makes the latent."""
         if kind_of(self.of) not in LATENT:
             return None
         path = f"{self.path}.attention"
@@ -279,7 +279,7 @@ class FrozenLayer:
 
     @cached_property
     def _inner(self) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
-        """Of gate and up: the matrix [f d], its bias [f], and activation over input [t f].
+        """For gate and up each: matrix [f d], bias [f], and the ratio of activation to input [t f].
 
         An activation is a product of what its gate and its ``up`` become. Each is given half of it, the other
         frozen, and is taken as its ratio to what it read: so the sum over what is read is the activation.

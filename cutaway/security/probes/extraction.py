@@ -291,7 +291,7 @@ def _membership(
 
 
 def _scores(own: LanguageModel, reference: LanguageModel, text: str) -> dict[str, float]:
-    """Of one document, higher where it looks like a member."""
+    """Membership scores of one document: higher where it looks like training text."""
     ids = own.ids(text)
     rows = np.stack([log_softmax(row) for row in own.logits(ids)[:-1]]).astype(np.float64)
     log_probs = rows[np.arange(len(rows)), ids[1:]]

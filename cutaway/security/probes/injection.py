@@ -87,7 +87,7 @@ def _ids(lm: LanguageModel, asked: Asked) -> list[int]:
 
 
 def _score(lm: LanguageModel, asked: Sequence[Asked]) -> list[tuple[Scored, Scored]]:
-    """Of each prompt the true value and the wanted word as the answer's start."""
+    """Score, for each prompt, the true value and the attacker's word as the answer's start."""
     encode = lm.tokenizer.encode
     questions = [
         Likelihood(tuple(_ids(lm, each)), (tuple(encode(each.case.value)), tuple(encode(each.word))))
@@ -163,7 +163,7 @@ def _gain(after: Sequence[float], before: Sequence[float], clusters: Sequence[in
 def _mechanism(
     lm: LanguageModel, own: Sequence[Case], style: str, scored: Sequence[tuple[Scored, Scored]], seed: int
 ) -> Explained:
-    """Of the successes of one style."""
+    """Explain the successes of one style of attack."""
     found = []
     for case, (_, word) in zip(own, scored, strict=True):
         if not word.greedy:

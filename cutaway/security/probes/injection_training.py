@@ -278,7 +278,7 @@ def _read(
 
 
 def _answered(logits: torch.Tensor, prompts: Sequence[Prompt], answers: Sequence[Ids]) -> torch.Tensor:
-    """Of these logits those before each token of the answers [n v]."""
+    """The logits that predict each token of the answers [n v]."""
     starts = [len(own) for own, _ in prompts]
     rows = [logits[n, at - 1 : at - 1 + len(answers[n])] for n, at in enumerate(starts)]
     return torch.cat(rows)
@@ -303,7 +303,7 @@ def _pooled(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _lost(rows: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]]) -> float:
-    """Of the right answers on hard negatives the part that is lost."""
+    """The fraction of right answers on hard negatives that training lost."""
     usual, kept = _pooled(before, "hard"), _pooled(rows, "hard")
     return float(np.mean(usual & ~kept)) / max(float(usual.mean()), 1e-9)
 

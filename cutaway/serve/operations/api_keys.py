@@ -107,7 +107,7 @@ class Bucket:
 
 @dataclass
 class Tenant:
-    """Whom a key belongs to: a name, roles, quotas, and what was used. The event loop's own."""
+    """The owner of a key: name, roles, quotas and use. Read and written by the event loop alone."""
 
     name: str
     scope: bytes  # who shares its prefix cache and stored responses

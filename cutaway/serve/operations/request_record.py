@@ -196,7 +196,7 @@ class Caller:
 
 
 def caller_of(http: HTTPRequest, salt: str | None) -> Caller:
-    """The sender of a request; the prefix cache is that of its API key and salt."""
+    """The sender of a request, with a prefix cache of its API key and salt alone."""
     record = record_of(http)
     priority = 0 if record.tenant is None else record.tenant.priority
     return Caller(record.sender, priority, cache_scope(record.scope, salt))

@@ -340,7 +340,7 @@ def _pieces(entry: Fields, key: str) -> tuple[Piece, ...]:
 
 
 def _named_end(entry: Fields) -> int | None:
-    """The one token that a template lists and never uses: so hf_json_write.py writes the end of text."""
+    """The end-of-text token as hf_json_write.py stores it: a template lists it and never uses it."""
     used = {
         piece.sub("SpecialToken").need("id", str)
         for key in ("single", "pair")

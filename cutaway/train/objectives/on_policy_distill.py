@@ -32,5 +32,5 @@ class Config(distill.Config):
         return np.zeros(rewards.shape)
 
     def weights(self, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
-        """Of the policy gradient's kind: every token counts as much."""
+        """The weights of the policy gradient: every token counts the same."""
         return np.ones(lengths.shape), float(lengths.sum())

@@ -21,7 +21,7 @@ QUERY_KEY_VALUE = f"{LAYER}.self_attention.query_key_value"
 
 
 def norm(known: Settings) -> Norm:
-    """Of the embedding."""
+    """The norm after the embedding."""
     return Norm("layer", known["eps"])
 
 

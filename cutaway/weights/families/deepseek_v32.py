@@ -1,6 +1,6 @@
 """DeepSeek-V3.2 (2512.02556): DeepSeek-V3 whose queries read the keys that an indexer chooses.
 
-The indexer rotates its heads half-split, latent attention neighbouring pairs.
+RoPE is half-split in the indexer, interleaved in latent attention.
 """
 
 from cutaway.errors import UserError

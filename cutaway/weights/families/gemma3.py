@@ -32,7 +32,7 @@ def embedding_scale(known: Settings) -> float:
 
 
 def gguf_scale(known: Settings) -> float | None:
-    """The largest model, which llama.cpp tells by its layers, scales scores by width / heads."""
+    """The largest model, which llama.cpp recognises by its 62 layers, scales scores by width / heads."""
     return shared(known) ** -0.5 if known["layers"] == 62 else None
 
 

@@ -248,7 +248,7 @@ def mamba2(known: Settings, **more: Any) -> Any:
 
 
 def described(mixers: Iterable[Any]) -> Settings:
-    """The settings of Mamba 2 mixers, which are alike."""
+    """The settings of Mamba 2 mixers, equal in all layers."""
     known: Settings = {}
     for one in mixers:
         known |= {"mamba_heads": one.heads, "mamba_size": one.values, "state_size": one.key_size}

@@ -14,7 +14,7 @@ BASE = 10000.0
 
 
 class Padding(Row):
-    """The padding id, which positions come after."""
+    """The padding id: positions count from the number after it."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         key = "pad_token_id"

@@ -132,7 +132,7 @@ def mamba(known: Settings) -> Any:
 
 
 def described(mixers: Iterable[Any]) -> Settings:
-    """The settings of Mamba mixers, which are alike."""
+    """The settings of Mamba mixers, equal in all layers."""
     known: Settings = {}
     for one in mixers:
         known = {name: getattr(one, name) for name in ("channels", "rank", "state_size", "conv", "conv_bias")}

@@ -54,7 +54,7 @@ class Mixers(Row):
 
 
 class Hidden(Field):
-    """The width of the MLP, twice."""
+    """The width of the MLP; config.json has twice of it."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         double = fields.integer("intermediate_size") if fields.stated("intermediate_size") else 7680

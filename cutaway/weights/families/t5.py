@@ -52,7 +52,7 @@ class DecoderLayers(Field):
 
 @dataclass(frozen=True)
 class Projection(Row):
-    """The MLP as one word, which the older keys beside it repeat; ``usual`` where it is left out."""
+    """The MLP's activation and gate as one key, which older keys repeat; ``usual`` where it is absent."""
 
     name = "activation"
 

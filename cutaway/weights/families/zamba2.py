@@ -170,7 +170,7 @@ def owns(block: Block) -> bool:
 
 
 def lenders(config: Any) -> list[int]:
-    """The layer in whose transformer the low-rank matrices of each layer are."""
+    """For each layer, the layer whose shared transformer holds its low-rank matrices."""
     return [
         block.shared.source if block.shared and block.shared.source is not None else n
         for n, block in enumerate(config.blocks)

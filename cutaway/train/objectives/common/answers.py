@@ -23,7 +23,7 @@ def documents(batch: TrainingBatch) -> tuple[Int[Tensor, "b t"], int]:
 
 
 def sums(batch: TrainingBatch, values: Float[Tensor, "b t"] | None = None) -> Float[Tensor, "b n"]:
-    """Of each document the sum over its trained tokens; without values, how many these are."""
+    """The sum over each document's trained tokens; without values, their number."""
     import torch
 
     numbers, count = documents(batch)
@@ -36,7 +36,7 @@ def sums(batch: TrainingBatch, values: Float[Tensor, "b t"] | None = None) -> Fl
 
 @dataclass(frozen=True)
 class Answers:
-    """Of each answer its summed log-probability, its number of trained tokens, and log pi / reference."""
+    """Each answer's summed log-probability, number of trained tokens, and log pi / reference."""
 
     log_probs: Float[Tensor, "p"]
     tokens: Float[Tensor, "p"]

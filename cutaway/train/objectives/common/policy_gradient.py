@@ -42,7 +42,7 @@ ROUNDING = 2.0**-21  # of the numbers' size: four times what float32 tells apart
 
 
 def even(values: np.ndarray) -> np.ndarray:
-    """Of each group [... g] whether its values differ by no more than rounding [... 1]."""
+    """Whether the values of each group [... g] are equal but for rounding [... 1]."""
     return np.ptp(values, -1, keepdims=True) <= ROUNDING * np.abs(values).max(-1, keepdims=True)
 
 
