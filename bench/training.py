@@ -154,6 +154,7 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
     import torch
 
     from cutaway.attention import mha
+    from cutaway.data import run_tokenizer
     from cutaway.data.packing import Batch
     from cutaway.data.sources import Source
     from cutaway.layers.config import MLP, Norm
@@ -195,8 +196,8 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
             weights = np.ones(ids.shape, np.float32)
             return Batch(ids, targets, pos, pos * 0, weights)
 
-    lengths = torch.ones(asked.vocab, dtype=torch.int64)
-    training = Training(run, Dataset(Same(), None, lengths, None, list, print), note=lambda _: None)  # type: ignore[arg-type]
+    lengths, words = torch.ones(asked.vocab, dtype=torch.int64), run_tokenizer.of_bytes()
+    training = Training(run, Dataset(Same(), None, lengths, words, list, print), note=lambda _: None)
     while True:
         yield training.advance()["loss"]
 

@@ -156,3 +156,5 @@ def test_the_command_prints_and_refuses(capsys: pytest.CaptureFixture[str]) -> N
             assert f"{option} is {value}: give a number above 0" in capsys.readouterr().err
     assert main(["plan", "1b", "--devices", "3", "--tensor-parallel", "2"]) == 2
     assert "cannot be grouped" in capsys.readouterr().err
+    assert main(["plan", "1b", "--devices", "512"]) == 2, "pretrain refuses 128 micro-batches on them"
+    assert "split evenly over 512 devices" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ import pytest
 import cutaway
 from cutaway import ray_tasks
 from cutaway.cli import main
-from cutaway.compare import sweep
+from cutaway.compare import arms, sweep
+from cutaway.compare.tasks import copying
 from cutaway.data import cluster, run_tokenizer, shards
 from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
@@ -85,8 +87,8 @@ def worked(n: int) -> int:
 
 
 def arm(experiment: Any, folder: Path, arm: Any) -> Any:
-    """A comparison's arm."""
-    return SimpleNamespace(arm=SimpleNamespace(name=f"{arm} in {folder.name}"))
+    """A comparison's arm, named by its folder too."""
+    return sweep.ArmResult(replace(arm, name=f"{arm.name} in {folder.name}"))
 
 
 def test_results_come_in_order_and_problems_as_sentences(
@@ -144,7 +146,7 @@ def test_a_comparison_on_ray_gives_its_arms_to_it(
     jobs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "arm_result", arm)
-    experiment: Any = SimpleNamespace(arms=["mha", "linear"], threads=1)
+    experiment = arms.preset(copying.Config(6, 8), {"attention": ["mha", "linear"]}, width=16, steps=2)
     found = sweep.run_sweep(experiment, tmp_path / "c", lambda what: None, ray=True)
     assert [each.arm.name for each in found] == ["mha in c", "linear in c"] and jobs == ["arm", "arm"]
 

@@ -175,6 +175,16 @@ class TrainingConfig(Bounded):
         """How many micro-batches make a step, over all devices."""
         return self.batch_size // self.micro_batch_size
 
+    def share(self, devices: int) -> int:
+        """How many of them each of so many devices reads; UserError where these would be uneven."""
+        count, left = divmod(self.gradient_accumulation, devices)
+        if left:
+            raise UserError(
+                f"config.batch_size: {self.batch_size} in micro-batches of {self.micro_batch_size} cannot be "
+                f"split evenly over {devices} devices: change batch_size or micro_batch_size"
+            )
+        return count
+
     @property
     def evaluation_interval(self) -> int:
         """Steps between evaluations; 0: there are none."""

@@ -37,12 +37,8 @@ class Parallel:
                 f"config.tensor_parallel: {ways} devices hold each matrix, but this run has one process: "
                 f"start it with `torchrun --nproc-per-node {ways} -m cutaway pretrain ...`, or set it to 1"
             )
+        run.share(self.data_size)
         whole = run.gradient_accumulation
-        if whole % self.data_size:
-            raise UserError(
-                f"config.batch_size: {run.batch_size} in micro-batches of {run.micro_batch_size} cannot be "
-                f"split evenly over {self.data_size} devices: change batch_size or micro_batch_size"
-            )
         return [n * run.micro_batch_size for n in range(self.data_rank, whole, self.data_size)]
 
     def shard(self, trainable: Trainable, run: TrainingConfig) -> None:

@@ -64,7 +64,7 @@ def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> P
         )
     model, tensor = run.model, run.tensor_parallel
     readers = devices // tensor
-    micro_batches = math.ceil(run.batch_size / (run.micro_batch_size * readers))
+    micro_batches = run.share(readers)
     count = sum(math.prod(shape) for shape in model.weights().values())
     active = sum(math.prod(shape) for shape in model.active().values())
     inner = sum(block_weights(block, model.width) for block in model.blocks)
