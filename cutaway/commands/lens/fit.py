@@ -98,8 +98,7 @@ def fit(
         chosen = pieces(
             subject.encode, console.documents(found), tokens, count, subject.config.context, counted
         )
-    some = chosen[part - 1 :: parts]
-    if not some:
+    if not (some := chosen[part - 1 :: parts]):
         raise UserError(
             f"there are no texts of {max(LEAST, tokens // 2)} tokens or more for shard {shard}: give longer"
         )
