@@ -46,7 +46,7 @@ class Config(gqa.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kv_heads % 2:  # of which ``heads`` is a multiple
+        if self.kv_heads % 2:  # ``heads`` is a multiple of it
             raise UserError(
                 f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
             )

@@ -27,7 +27,7 @@ def size(folder: str) -> tuple[int, int]:
                     with contextlib.suppress(OSError):
                         found = os.stat(name, dir_fd=opened, follow_symlinks=False)
                         used += found.st_blocks * 512
-                        if stat.S_ISDIR(found.st_mode) and len(waiting) < 256:  # descriptors
+                        if stat.S_ISDIR(found.st_mode) and len(waiting) < 256:  # open descriptors
                             waiting.append(os.open(name, FOLDER, dir_fd=opened))
             except OSError:
                 pass

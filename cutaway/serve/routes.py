@@ -39,7 +39,7 @@ class Route:
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
-    roles: tuple[Role, ...]  # of which a key needs one; none: anyone may ask, without a key
+    roles: tuple[Role, ...]  # a key needs one of them; none: the route needs no key
     answer: Answerer
     body: type[StrictModel] | None = None
     prepare: Work[Any] | None = None  # work of the answer that the thread does which checks the body

@@ -12,7 +12,7 @@ from cutaway.store.files import write_file as write_whole
 from cutaway.tokenizer.spec import TokenizerSpec
 
 RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a rank file
-OTHERS = ("spiece.model", "sentencepiece.bpe.model", "vocab.json")  # of which a class makes other ids
+OTHERS = ("spiece.model", "sentencepiece.bpe.model", "vocab.json")  # alone they do not give a model's ids
 KNOWN = "a .gguf, tokenizer.json, tekken.json, .model, .tiktoken or vocab.txt file, or a folder with one"
 PARTS = (
     ".json",

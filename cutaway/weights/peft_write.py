@@ -52,7 +52,7 @@ CONVERTED = (
     "solar_open",
 )
 TABLES = ("embedding.weight", "position.weight", "segment.weight", "task.weight", ".relative.weight")
-TWICE = ("laguna",)  # of whose own folders PEFT finds the pairs of shared experts no more
+TWICE = ("laguna",)  # PEFT does not find the pairs of shared experts in its own folders
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 

@@ -1,4 +1,4 @@
-// What every exported function shares: the C ABI, and the version of it that cutaway/native/ asks for.
+// Shared by every exported function: the C ABI, and its version, which cutaway/native/ checks.
 #pragma once
 
 #include <bit>

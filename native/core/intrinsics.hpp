@@ -1,4 +1,4 @@
-// The instruction sets' own functions, which are long to read: for kernels alone.
+// The compiler's intrinsics, whose headers compile slowly: only kernels include this.
 #pragma once
 
 #include "core/isa.hpp"

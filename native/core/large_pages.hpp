@@ -1,5 +1,4 @@
-// Memory for what is filled, and read at random places: in large pages where the system has them, so that an address
-// is found without a walk through its tables.
+// Memory in large pages, where the system has them, for tables that are read at random: fewer misses of the TLB.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What four bits mean where they are indices: the weights' types of quant.cpp, quant_search.cpp and runtime/matmul.cpp.
+// The values of types whose four bits are indices, for quant.cpp, quant_search.cpp and runtime/matmul.cpp.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// A file that is cut short while it is mapped: who reads what it lost gets SIGBUS. The process then ends with a
+// A mapped file may be cut short while it is read: then a read past its new end raises SIGBUS. The process then ends with a
 // sentence that names the file. Windows does not let a mapped file be cut short: there is nothing to guard.
 #include "core/api.hpp"
 

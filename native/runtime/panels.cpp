@@ -147,8 +147,9 @@ void q2_back(const uint8_t* in, uint8_t* out) {
     }
 }
 
-// The half; then of each pair of groups its four scales (two bytes of low nibbles, one of upper pairs of bits), and of each
-// group a word of each part and one of third bits (as Q5_0's fifth ones). The file has scales as cutaway/quantization/formats.py says.
+// Q3_K in a panel: the half; for each pair of groups four scales (two bytes of low nibbles, one of upper bits); for
+// each group a word of each part and one of third bits (as Q5_0's fifth bits). cutaway/quantization/formats.py has the
+// order of the file.
 void q3_there(const uint8_t* in, uint8_t* out) {
     const uint8_t* scales = in + 96;
     std::memcpy(out, in + 108, 2);

@@ -1,4 +1,4 @@
-// How many products of bytes a processor makes at most: what `cutaway bench` holds reading a prompt against.
+// The processor's peak of 8-bit multiply-adds, with which `cutaway bench` compares prefill.
 #include <cstdint>
 #include <cstring>
 

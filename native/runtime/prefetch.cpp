@@ -1,4 +1,4 @@
-// How far ahead the memory is asked for weights, of all products.
+// How far ahead weights are prefetched, for all products.
 #include "runtime/prefetch.hpp"
 
 #include <atomic>

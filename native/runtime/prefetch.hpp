@@ -1,6 +1,6 @@
-// What one worker is to read of the weights and the state, in its order, and how much of it the memory was asked for.
-// A stream of memory that stops takes a microsecond to come again: so what is read next is asked for across the borders
-// of matrices, and on while others are waited for.
+// What one worker reads of weights and state, in order, and how much of it is prefetched. A stream of memory that
+// stops takes a microsecond to start again. So prefetching continues from one matrix into the next, also while the
+// worker waits for others.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 
 namespace cutaway {
 
-// How far ahead of what is read the memory is asked for weights, in bytes: kNone, kEightBits, or so far for every type, across
-// the borders of matrices and while a worker waits. Which is fastest differs between processors, by up to twice:
+// How far ahead weights are prefetched: kNone, kEightBits, or a number of bytes for every type, from one matrix into
+// the next and while a worker waits. Which is fastest depends on the processor, by up to a factor of two:
 // cutaway/runtime/prefetching.py measures it. Without a measurement kEightBits where there is no AVX-512, else kNone.
 inline constexpr int32_t kNone = 0;       // the processor's own prefetcher alone
 inline constexpr int32_t kEightBits = 1;  // a kilobyte or two, for the types that are multiplied as 8-bit numbers
@@ -30,7 +30,7 @@ class Path {
         next_ = 0;
     }
 
-    // A stage is what is read between two points at which all workers meet.
+    // A stage is what is read between two barriers.
     void add_stage() { stages_.push_back({stretches_.size(), length_}); }
     void add(const void* from, int64_t bytes) {
         if (bytes <= 0) return;
@@ -38,7 +38,7 @@ class Path {
         length_ += bytes;
     }
 
-    // The worker comes to a stage: what is behind it is read, by whomever.
+    // The worker comes to a stage: all before it is read, by any worker.
     void begin(size_t stage) {
         read_ = stages_[stage].at;
         if (asked_ < read_) {
@@ -48,8 +48,8 @@ class Path {
         while (asked_ < std::min(length_, read_ + kAhead)) some();
     }
 
-    // The worker reads so many bytes more, and asks itself for what is near behind each; where these end a stretch, the
-    // beginning of the next is asked for here, and what is `side` bytes behind that, which is read beside it.
+    // The worker reads so many bytes more, and itself prefetches what follows closely. Where these bytes end a stretch,
+    // this prefetches the beginning of the next one, and what is `side` bytes behind it, which is read beside it.
     void read(int64_t bytes, int64_t side) {
         read_ += bytes;
         while (next_ < stretches_.size() && stretches_[next_].at + stretches_[next_].bytes <= read_) ++next_;
@@ -61,13 +61,13 @@ class Path {
         if (side > 0 && side < next.bytes) ask(next.from + side, std::min(kBeginning, next.bytes - side));
     }
 
-    // So much is about to be read, while as much is asked for from further on.
+    // So many bytes are about to be read: prefetches as many further on.
     void pass(int64_t bytes) {
         const uint8_t* from = next(bytes);
         if (from != nullptr) ask(from, bytes);
     }
 
-    // Asks for some more; false when enough is asked for.
+    // Prefetches some more; false when enough is prefetched.
     bool some() {
         if (next_ == stretches_.size() || asked_ > read_ + kMost) return false;
         const int64_t before = read_;
@@ -78,7 +78,7 @@ class Path {
     }
 
   private:
-    // Where to ask for so many bytes while as many are read; null: there is enough asked for.
+    // Where to prefetch so many bytes while as many are read; null: enough is prefetched.
     const uint8_t* next(int64_t bytes) {
         read_ += bytes;
         if (next_ == stretches_.size() || asked_ > read_ + kMost) return nullptr;

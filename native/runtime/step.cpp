@@ -478,7 +478,7 @@ class Step {
     // How many pieces of work attention is.
     int64_t looks_of(const Layer& layer) const { return static_cast<int64_t>(pieces_.size()) * layer.groups; }
 
-    // Of a long prompt's tokens those whose scales share a line of the cache.
+    // How many tokens of a long prompt one piece of work takes: up to 16, whose scales share a cache line.
     int64_t tokens_at_once(const Worker& worker) const { return std::clamp<int64_t>(tokens_ / (4 * worker.count), 1, 16); }
 
     static void relax() {

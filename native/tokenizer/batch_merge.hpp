@@ -1,5 +1,5 @@
-// Merging several short pieces at once, so that the memory of one is waited for while others are at work: first sight
-// of a piece is a walk through a table of pairs that no cache holds, where each step tells the address of the next.
+// Merges several short pieces at once: while one waits for memory, others work. A piece that was not seen before is a
+// walk through a table of pairs that no cache holds, where each step gives the address of the next.
 //
 // A step of a lane looks up the two pairs that its last merge made, merges the lowest of all, and has the memory
 // fetched that its next step reads. Only a lane's end is a branch on the text. Pairs of bytes have a table of their own.
@@ -126,7 +126,7 @@ class Together {
         return true;
     }
 
-    // Notes where the last merge was, and asks for the pairs that it made.
+    // Notes where the last merge was, and prefetches the pairs that it made.
     CUTAWAY_INLINE void ask(Lane& lane, size_t at) const {
         lane.place = static_cast<uint32_t>(at - kFirst);
         --lane.count;
@@ -176,7 +176,7 @@ class Together {
         const uint32_t place = lane.lowest & 15;
         uint32_t* symbols = lane.symbols.data() + kFirst;
         uint32_t* pairs = lane.pairs.data() + kFirst;
-        // What comes last is a border, and no pair.
+        // The last entry is the border, which pairs with nothing.
         _mm512_store_si512(pairs, _mm512_permutexvar_epi32(without(place), _mm512_load_si512(pairs)));
         _mm512_store_si512(symbols, _mm512_permutexvar_epi32(without(place + 1), _mm512_load_si512(symbols)));
         symbols[place] = vocabulary_.made(lane.lowest >> 4);

@@ -41,7 +41,7 @@
 namespace cutaway {
 namespace {
 
-constexpr size_t kBatch = 256;          // pieces whose cache lines are asked for together
+constexpr size_t kBatch = 256;          // pieces whose cache lines are prefetched together
 constexpr size_t kSpare = 3 * kBatch + 4;  // ids that a batch of short pieces may write without asking for room
 constexpr size_t kJob = 64 << 10;       // bytes of text that a thread takes at a time
 constexpr size_t kLongestCached = 256;  // bytes of a piece
@@ -924,7 +924,7 @@ CUTAWAY_API int64_t cutaway_tokenizer_cached(void* tokenizer) {
 
 // Where the UTF-8 of a Python list's texts is, by Python's own functions, whose lock the caller holds; Python keeps it
 // as long as the text. Returns how many were read: fewer than `count` where one is no text, or has none (an exception is
-// set). Most texts lie where no cache holds them: a batch is asked for before the first is read.
+// set). Most texts are in no cache: a batch is prefetched before the first is read.
 CUTAWAY_API int64_t cutaway_texts(void* list, int64_t count, void* (*item)(void*, intptr_t),
                                   const char* (*utf8)(void*, intptr_t*), const char** texts, int64_t* sizes) {
     constexpr int64_t kItems = 32;
@@ -947,7 +947,7 @@ CUTAWAY_API int64_t cutaway_texts(void* list, int64_t count, void* (*item)(void*
 }
 
 // The values of a Python list of integers, read by Python's own functions (of its stable interface), whose lock the
-// caller holds: a batch's items are asked for before the first is read, as most lie where no cache holds them. `type` is
+// caller holds: a batch's items are prefetched before the first is read, as most are in no cache. `type` is
 // Python's int, or null where objects do not have their type behind one word. Returns how many were read: fewer than
 // `count` where one is no integer (an exception is set) or not of 32 bits.
 CUTAWAY_API int64_t cutaway_integers(void* list, int64_t count, const void* type, void* (*item)(void*, intptr_t),

@@ -2,7 +2,7 @@
 // branch that depends on the text. (After simdjson's stage 1, arXiv:1902.08318. The walkers of scan.cpp say the same a
 // piece at a time, and serve the other patterns.)
 //
-// Runs of letters, of numbers, of signs and of white space begin pieces; what is left is who takes the character in
+// Runs of letters, of numbers, of signs and of white space begin pieces; the rest is which run takes the character in
 // front. Where a run ends is found by adding its first bit to it: the carry comes out behind its last.
 #pragma once
 
@@ -81,7 +81,7 @@ CUTAWAY_INLINE void mark(const Bitmaps& maps, uint64_t* marks, uint64_t* lone) {
         const uint64_t behind_blank = blank.previous();
         uint64_t found = 0;
 
-        // Signs, with a space in front of them; of a run of one, that takes the word behind it, `joined` is where that is.
+        // Signs, with the space in front of them. A run of one sign takes the word behind it: `joined` marks where.
         const uint64_t run = sign.here & ~sign.previous() & ~behind_blank;
         const uint64_t rest = sign.here & firsts & sign.previous();
         const uint64_t joined = behind_sign(sign.here & ~rest, run) & letter.here;

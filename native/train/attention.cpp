@@ -1,6 +1,6 @@
-// Attention for training on a CPU (FlashAttention's running softmax and its way back, 2205.14135): a block of queries
-// meets a tile of keys, and scores never stand in memory. A key-value head of one row is one piece of work, whose result
-// does not depend on who does it. The reference is cutaway/attention/backends/naive.py, in tests/laws/test_backends.py.
+// Attention for training on a CPU (FlashAttention's running softmax and its backward pass, 2205.14135): a block of
+// queries meets a tile of keys, and scores are never in memory. A key-value head of one row is one piece of work, whose
+// result does not depend on the thread. The reference is cutaway/attention/backends/naive.py, in tests/laws/test_backends.py.
 #include "train/attention.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Attention over heads, forth and back, for training: tensors as PyTorch lays them out.
+// Attention over heads for training, forward and backward: tensors as PyTorch lays them out.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 //
 // Depth is cut into blocks of 32 numbers, these into segments. Of a segment all workers lay out A as tiles; then each takes
 // panels of columns, lays one out, which stays in its second cache, and multiplies all rows by it: their sums stay in
-// registers for as long as the segment is. A row's sums do not depend on the other rows, nor on who makes them.
+// registers for as long as the segment is. A row's sums do not depend on other rows, nor on the thread.
 // The reference is torch's product, in tests/test_native_product.py.
 #include "train/product.hpp"
 
@@ -101,7 +101,7 @@ AMX Wide wide(const float* x, int64_t count) {
             _mm512_inserti64x4(_mm512_castsi256_si512(a.low), b.low, 1)};
 }
 
-// Sixteen vectors that the next tile reads at the same depth are asked for: each line of the first is a memory's wait away.
+// Prefetches sixteen vectors that the next tile reads at the same depth: each line of the first is in memory alone.
 AMX void ask_next(const float* from, int64_t vector) {
     for (int64_t i = 0; i < kSide; ++i) {
         const float* next = from + (kSide + i) * vector;

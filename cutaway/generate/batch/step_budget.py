@@ -61,7 +61,7 @@ class DecodeTurns:
             is_first = all(priority < priorities[client] for priority in others)
             chosen += own if is_first else self._within_credit(client, own)
         self._credit = {client: credit for client, credit in self._credit.items() if client in clients}
-        if not chosen:  # each client saves for a long text
+        if not chosen:  # no client has credit for a step of its long texts yet
             chosen = [min(own, key=_last_step) for own in clients.values()]
         for sequence in chosen:
             sequence.last_decode_step = self._step

@@ -20,7 +20,7 @@ from cutaway.tokenizer.unigram import Unigram
 from cutaway.tokenizer.word_counts import WordCounts
 
 LONGEST = 2_000  # characters
-MERGES = 40  # that are learned of the text
+MERGES = 40  # learned from the text
 PIECES = 12  # of Unigram besides the characters
 WORD = r" ?\w+| ?[^\w\s]+|\s+"  # a word with the space before it
 LISTED = 12
