@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -31,6 +32,16 @@ def test_items_are_solved_and_held_out_facts_are_not_trained_on(name: str) -> No
     assert (
         registry.items(name, 400, 0, held_out=False) == train != registry.items(name, 400, 2, held_out=False)
     )
+
+
+def test_a_kind_of_few_questions_keeps_its_part() -> None:
+    """Of 2,000 dates two of seven ask a weekday, of which there are 42 questions."""
+    drawn = registry.items("dates", 2000, 0, held_out=False, repeats=10)
+    times = Counter(item.question for item in drawn)
+    assert max(times.values()) == 10
+    weekdays = [sum(item.facts.startswith("dates day") for item in found)
+                for found in (drawn, registry.items("dates", 2000, 0, held_out=False))]  # fmt: skip
+    assert weekdays[0] > 300 and weekdays[1] <= 42
 
 
 def test_a_wrong_answer_of_a_program_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:

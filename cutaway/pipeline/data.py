@@ -35,6 +35,7 @@ LICENCES = {NOVELS: "public domain (six novels of Jane Austen, Debian's r-cran-j
 OWN = "written by cutaway/data/programs (Apache-2.0)"
 PIECE = 600  # characters of text that are an example of mid-training
 TOOLS_ELSEWHERE = 0.15  # of the questions without a tool: it is declared, and must not be called
+REPEATS = 10  # of one question, so that kinds with few questions keep their part
 HELD_OUT_DOCUMENT = 40  # one document of so many is held out
 
 
@@ -142,10 +143,8 @@ def _documents(
 
 def _items(name: str, count: int, seed: int, index: overlap.Index) -> list[Item]:
     """A program's items to train on, none of which is an item of an evaluation."""
-    found = [
-        item for item in registry.items(name, count, seed, held_out=False) if not index.is_item(item.question)
-    ]
-    return found[:count]
+    drawn = registry.items(name, count, seed, held_out=False, repeats=REPEATS)
+    return [item for item in drawn if not index.is_item(item.question)]
 
 
 def _write(

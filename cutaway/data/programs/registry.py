@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from random import Random
@@ -21,23 +22,28 @@ def names() -> list[str]:
     return sorted(name for name in found if name not in ("item", "registry", "words"))
 
 
-def items(name: str, count: int, seed: int, *, held_out: bool) -> list[Item]:
-    """``count`` items with different questions, from one side of the split; each checked by ``solve``."""
+def items(name: str, count: int, seed: int, *, held_out: bool, repeats: int = 1) -> list[Item]:
+    """``count`` items from one side of the split, checked by ``solve``; a question up to ``repeats`` times.
+
+    Of some kinds there are few questions (seven weekdays): without repeats they are lost among the others.
+    """
     module = _program(name)
-    found: dict[str, Item] = {}
+    found: list[Item] = []
+    times: Counter[str] = Counter()
     for item in _drawn(module.draw, Random(f"{name} {seed} {held_out}"), count):
-        if item.held_out is not held_out or item.question in found:
+        if item.held_out is not held_out or times[item.question] == repeats:
             continue
         if module.solve(item.question) != item.answer:
             raise OperationalError(
                 f"programs:{name}: internal error: {quoted(item.question)} is answered {quoted(item.answer)} "
                 f"and solved {quoted(module.solve(item.question))}"
             )
-        found[item.question] = item
+        times[item.question] += 1
+        found.append(item)
         if len(found) == count:
-            return list(found.values())
+            return found
     raise UserError(
-        f"programs:{name}: has {len(found):,} different {'held-out ' if held_out else ''}questions, and "
+        f"programs:{name}: has {len(times):,} different {'held-out ' if held_out else ''}questions, and "
         f"{count:,} were asked for: ask for fewer"
     )
 
