@@ -269,7 +269,7 @@ def _stepped(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield float(loss)
+        yield float(loss.detach())
 
 
 def _transformers(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[tuple[float, float]]:

@@ -148,7 +148,8 @@ def test_a_comparison_on_ray_gives_its_arms_to_it(
     monkeypatch.setattr(sweep, "arm_result", arm)
     experiment = arms.preset(copying.Config(6, 8), {"attention": ["mha", "linear"]}, width=16, steps=2)
     found = sweep.run_sweep(experiment, tmp_path / "c", lambda what: None, ray=True)
-    assert [each.arm.name for each in found] == ["mha in c", "linear in c"] and jobs == ["arm", "arm"]
+    assert [each.arm.name for each in found] == ["mha in c", "linear in c", "mha again in c"]
+    assert jobs == ["arm"] * 3
 
 
 def test_a_corpus_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

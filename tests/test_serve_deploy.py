@@ -1,12 +1,19 @@
 """The examples of deploy/ and the text about serving name options, variables and paths that there are."""
 
 import dataclasses
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -174,3 +181,78 @@ def test_tokens_come_through_a_proxy_as_they_are_made(proxy: str, tmp_path: Path
             wait_until(lambda: not running().running, "the answer of a client that left ends")
             assert httpx.get(f"{url}/metrics", headers=sent).status_code == 404
     assert seen == ["9.9.9.9" if proxy == "nginx" else "127.0.0.1"]  # Caddy believes no client's header
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+def test_requests_that_begin_alike_go_to_one_server(tmp_path: Path) -> None:
+    """A conversation that grows, by its body alone; many are shared out, and a full server passes on."""
+    seen: list[tuple[int, int]] = []
+    free, entered = threading.Event(), threading.Semaphore(0)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(_noting(seen, free, entered)) for _ in range(2)]
+        url = stack.enter_context(proxied("nginx", [f"127.0.0.1:{port}" for port in ports], tmp_path))
+        client = stack.enter_context(httpx.Client(timeout=30))
+
+        def ask(n: int, turns: int, **more: object) -> None:
+            said = [f"You are helper {n}. " + "x" * 2000, *(f"turn {turn}" for turn in range(turns))]
+            client.post(f"{url}/v1/completions", json={"n": n, "messages": said, **more})
+
+        for n in range(12):
+            for turns in (1, 5, 2000):
+                ask(n, turns)
+        servers = {n: {port for each, port in seen if each == n} for n in range(12)}
+        assert all(len(found) == 1 for found in servers.values()) and len(seen) == 36
+        assert set().union(*servers.values()) == set(ports)
+        with ThreadPoolExecutor(60) as pool:
+            held = [pool.submit(client.post, f"{url}/v1/completions", json=HELD) for _ in range(60)]
+            for _ in held:
+                assert entered.acquire(timeout=30)
+            free.set()
+            assert all(each.result().status_code == 200 for each in held)
+        counts = Counter(port for n, port in seen if n == HELD["n"])
+        assert sorted(counts.values()) == [12, 48], "max_conns at the one, the others at the next"
+
+
+HELD = {"n": 99, "held": True, "prompt": "x" * 3000}
+
+
+@contextmanager
+def _noting(
+    seen: list[tuple[int, int]], free: threading.Event, entered: threading.Semaphore
+) -> Iterator[int]:
+    """A server that notes whose request comes where, and holds those that ask for it until it may answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((body["n"], server.server_port))
+            if "held" in body:
+                entered.release()
+                free.wait(30)
+            self._answer()
+
+        def _answer(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        free.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
