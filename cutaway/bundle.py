@@ -173,7 +173,7 @@ def open(file: Path) -> Opened:
                         _extract(archive, about, part, file)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
-    except (*DAMAGED, zipfile.BadZipFile):  # whose texts quote the file's own bytes
+    except (*DAMAGED, zipfile.BadZipFile):  # their texts quote the file's own bytes
         raise UserError(f"{file}: is no bundle that can be read: it is no whole zip archive") from None
     except OSError as error:
         raise UserError(f"{file}: is no bundle that can be read ({error})") from None

@@ -215,7 +215,7 @@ class Continuation:
             rest: Any = options
             return [finish(self.stream(ids, own, edit=one, keep=keep, **rest)) for ids, one in each]
         params, engines = self.ending(sampling_params(options)), self.engines
-        requests: dict[Any, dict[int, Request]] = {}  # by their engine
+        requests: dict[Any, dict[int, Request]] = {}  # by engine
         for n, ids in enumerate(prompts):
             engine, hooks = engines.answering, None
             if given[n] != ((), ()) or own != ():

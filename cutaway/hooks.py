@@ -45,7 +45,7 @@ class _Watcher:
         self.kept = _any_of(names)
         self.edits = [(pattern, _any_of([pattern]), change) for pattern, change in edit.items()]
         self.path: list[str] = []
-        self.leaves: dict[nn.Module, str] = {}  # whose outputs are kept, by their names
+        self.leaves: dict[nn.Module, str] = {}  # modules whose outputs are kept, and their names
         self.seen: dict[str, Any] = {}
         self.edited: set[str] = set()
 

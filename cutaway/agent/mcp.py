@@ -125,7 +125,7 @@ class Server:
         return None
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
-        """A call's result. ToolError where it fails, for want of the server too."""
+        """A call's result. Raises ToolError where it fails, or where the server is gone."""
         if not self._thread.is_alive():
             raise ToolError(f"{self.address}: the connection is closed")
         future = asyncio.run_coroutine_threadsafe(self._session.call(name, arguments), self._loop)

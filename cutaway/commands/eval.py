@@ -21,7 +21,7 @@ from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
 from cutaway.generate.thinking.strategy import parse
 from cutaway.store.files import atomic_file, check_file
 
-LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
+LEAST_EXERCISES = 10  # fewer have no meaningful commonest answer
 
 
 def eval(

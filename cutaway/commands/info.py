@@ -81,7 +81,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     config, shapes = checkpoint.config, checkpoint.config.weights()
     types, stored, tensors = Counter[str](), 0, checkpoint.tensors
     adapter = None
-    while isinstance(tensors, adapters.AdaptedTensors):  # whose changes are beside the base's packed weights
+    while isinstance(tensors, adapters.AdaptedTensors):  # changes beside the base's packed weights
         adapter, tensors = adapter or tensors.adapter, tensors.base
     for weight in shapes:
         entry = tensors.later(weight)
@@ -163,7 +163,7 @@ def _parameters(config: Model) -> int:
 def _shape(config: Model) -> dict[str, Any]:
     """The sizes of a model."""
     mixers = [block.attention for block in config.blocks]
-    # Of layers that are not alike the first with a cache that grows, as attention has.
+    # Where layers differ, the first whose cache grows, as that of attention.
     attention = next((of for of in mixers if of.bytes_per_token(FLOAT_BYTES)), mixers[0])
     found: dict[str, Any] = {
         "kind": _kind(config),

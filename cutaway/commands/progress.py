@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
 
-LINES = 20  # that a task with figures prints, where nothing is drawn
+LINES = 20  # printed by a task with figures, where nothing is drawn
 PATIENCE = 10.0  # seconds between the first lines of a long task, where nothing is drawn
 SILENCE = 1.0  # seconds without a word, where something can be drawn
 WINDOW = 30.0  # seconds that the speed is measured over

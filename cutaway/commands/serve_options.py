@@ -1,4 +1,4 @@
-"""The options of `cutaway serve`, one class a story. Each has a key in --config and a CUTAWAY_SERVE_NAME."""
+"""The options of `cutaway serve`, one class a topic. Each has a key in --config and a CUTAWAY_SERVE_NAME."""
 
 from __future__ import annotations
 

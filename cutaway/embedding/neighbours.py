@@ -72,7 +72,7 @@ def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the largest of each row are, largest first, and what they are."""
     count = min(count, scores.shape[1])
     if 0 < count < scores.shape[1] // 4:
-        # What equals the last one taken is taken too, so that position settles ties, not the sort.
+        # Ties with the last one are taken too, so that position decides among equals, and not the sort.
         least = np.partition(scores, -count, axis=1)[:, -count:].min(axis=1)
         columns = np.flatnonzero((scores >= least[:, None]).any(axis=0))
     else:

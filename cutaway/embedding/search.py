@@ -270,7 +270,7 @@ def _worded(home: Path) -> Iterator[None]:
     """What the disk or SQLite refuses, as one sentence."""
     try:
         yield
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as problem:  # whose messages quote the file's bytes
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as problem:  # their messages quote the file's bytes
         raise OperationalError(
             f"the index in {home} is unusable ({problem}): delete that folder"
         ) from problem

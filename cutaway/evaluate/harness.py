@@ -171,7 +171,7 @@ def evaluate(
             hint = f"did you mean {near[0]}?" if near else "`lm-eval ls tasks` lists them"
             raise UserError(f"lm-eval has no task {name!r}: {hint}")
     try:
-        ask: Any = lm_eval.evaluator.simple_evaluate  # whose types its decorator hides
+        ask: Any = lm_eval.evaluator.simple_evaluate  # its decorator hides its types
         found: Any = ask(
             model=HarnessModel(lm),
             tasks=asked,

@@ -61,7 +61,7 @@ class EvaluationResult:
     clusters: list[str] | None
     seconds: float
     first_prompt: str
-    tokens: int = 0  # that were generated
+    tokens: int = 0  # generated
     answers: list[list[str]] = field(default_factory=list)
 
 

@@ -33,7 +33,7 @@ class Rewindable(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model: both readings append to the state and return float32 [v], the logits of the last position."""
+    """A model: ``prefill`` and ``decode`` append to the state and return float32 [v], the last position's logits."""
 
     @property
     def max_context(self) -> int:
@@ -146,7 +146,7 @@ class BatchedEngine(Engine, Protocol):
 
 @runtime_checkable
 class Rewinding(BatchedEngine, Protocol):
-    """An engine whose logits do not depend on how ids after a prompt are cut into readings either, and whose
+    """An engine whose logits do not depend on how ids after a prompt are cut into calls either, and whose
     states can forget the last ids (`Rewindable`): so it verifies drafts.
     """
 

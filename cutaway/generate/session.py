@@ -86,7 +86,7 @@ class Session:
 
     def mark(self) -> None:
         """Before a draft is read: a recurrence can come back to what it holds now."""
-        mark = getattr(self.engine, "mark", None)  # by name: whether it is `Rewinding` takes long to ask
+        mark = getattr(self.engine, "mark", None)  # by name: isinstance of the protocol `Rewinding` is slow
         if mark is not None:
             mark(self._state)
 

@@ -1,4 +1,4 @@
-"""The few functions of arrays that readings share."""
+"""The few functions of arrays that studies share."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from cutaway.position import alibi, rope
 
 STEPS = 12  # distances that are drawn between 1 and 10, 10 and 100, ...
 NEAR = 0.1  # a drawn score is the mean over distances up to so much larger, between which it swings
-PAIRS = 8  # that a table lists, fastest and slowest among them
+PAIRS = 8  # in a table, with the fastest and the slowest
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ KINDS: dict[str, type[Any]] = {
     "swap": Swap,
     "noise": Noise,
 }
-# What `edit=` takes: listeners by name too, and lists.
+# The types that `edit=` takes: listeners by name too, and lists.
 Given = Edit | Mapping[str, "Listener"] | Sequence[Any]
 
 

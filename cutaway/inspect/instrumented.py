@@ -1,4 +1,4 @@
-"""A model whose inside is shown and edited: the one protocol that readings ask, in numpy, over two engines.
+"""The one protocol of a model whose activations are read and edited: numpy arrays, from either engine.
 
     engine.values([ids], ["blocks.*.out"])[0]["blocks.3.out"]     # float32 [t d]
     engine.weight("blocks.3.attention.out.weight")                # float32 [d hv], this matrix alone
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.edits import Given
 
 SQUARE = ("scores", "pattern", "index", "chosen")  # activations with keys as their last axis
-# Those of heads, [h t k]
+# Values of heads, [h t k]
 RESULT = ".result"  # what each head adds to the residual stream
 BY_HEAD = ("q", "k", "v", "z", "q_unrotated", "k_unrotated", "out_input", "latent")
 Values = dict[str, np.ndarray]  # activations of one text by name, without a batch axis

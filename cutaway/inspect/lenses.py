@@ -19,7 +19,7 @@ from cutaway.inspect.subject import Subject, subject_of
 from cutaway.store.files import read_errors
 from cutaway.weights import safetensors
 
-OWN = Path(__file__).parent / "fitted"  # those of models that Cutaway knows, in 8 bits
+OWN = Path(__file__).parent / "fitted"  # lenses of models that Cutaway knows, in 8 bits
 
 
 @runtime_checkable

@@ -43,7 +43,7 @@ class PageData:
 
     facts: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    model: object  # by which two pages know whether their heads correspond
+    model: object  # tells whether the heads of two pages correspond
 
 
 def names(config: Decoder) -> list[str]:

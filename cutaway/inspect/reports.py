@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.sae import SAE
 
 ROWS = 4096  # activations that an autoencoder's report reads
-FEATURES = 200  # that its table lists
+FEATURES = 200  # in its table
 TITLES = {
     "sae": "Sparse autoencoder",
     "transcoder": "Transcoder",

@@ -60,7 +60,7 @@ def begun(card: Card, reads: slice, writes: slice, number: int) -> Part:
     decoder = F.normalize(torch.randn(f, y, generator=generator), dim=1)
     same = card.reads == card.writes
     encoder = decoder.clone() if same else F.normalize(torch.randn(f, x, generator=generator), dim=1)
-    if not same and card.activation != "jumprelu":  # whose first threshold is of their size
+    if not same and card.activation != "jumprelu":  # its first threshold has their size
         encoder *= SMALL
     start = FIRST_THRESHOLD if card.activation == "jumprelu" else 0.0
     of = {"W_enc": encoder, "b_enc": torch.zeros(f), "W_dec": decoder, "b_dec": torch.zeros(y)}

@@ -17,7 +17,7 @@ DRAWS = (
     Tensor.normal_,
     Tensor.uniform_,
 )
-# What a first value is computed with from a draw.
+# Functions that compute a first value from random numbers.
 ELEMENTWISE = (Tensor.exp, Tensor.expm1, Tensor.log)
 
 

@@ -9,7 +9,7 @@ import torch
 from cutaway import native
 from cutaway.native.train import Workers, parallel_of
 
-TYPES = (torch.float32, torch.bfloat16)  # that these kernels read
+TYPES = (torch.float32, torch.bfloat16)  # of the kernels' inputs
 # A constant, because torch.compile cannot trace a call into the library.
 KERNELS = native.isa() not in ("reference", "portable")
 TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")

@@ -69,7 +69,7 @@ class Block(nn.Module):
         streams = x if self.altup is None else self.altup.predicted(x)
         x = x if self.altup is None else streams[:, :, 0]
         given = x
-        if self.shared is not None:  # whose output the mixer reads, and the residual stream has not
+        if self.shared is not None:  # its output is read by the mixer, and not added to the residual stream
             of, state = (None, None) if state is None else (state.second, state.first)
             given, rotation = x + self.shared(x, positions, rotation, in_order, of), None
         read = self.attention_norm(given)

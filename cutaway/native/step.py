@@ -15,7 +15,7 @@ from cutaway.native.structures import Edit, Model, Observation, Reading, Value, 
 PAGE = 128  # positions of a page of the state
 HOWS = ("move", "along", "exchange", "return")  # step.hpp's How
 OUT, PATTERN = 2, 27  # step.hpp's What
-VALUES = PATTERN  # that a reading can write out: What in step.hpp
+VALUES = PATTERN  # what a forward pass can write out: What in step.hpp
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
 
@@ -279,7 +279,7 @@ class OneToken:
             raise UserError(f"An id is outside the model's 0 to {self._vocab - 1}.")
         if position < 0 or len(pages) * PAGE <= position:
             raise UserError(f"{len(pages)} pages do not hold position {position}.")
-        if pages is not self._pages:  # those of the token before were checked
+        if pages is not self._pages:  # the pages of the token before were checked
             check("pages", pages, np.uint64)
             self._pages = pages
         out = np.empty(self._vocab, np.float32)

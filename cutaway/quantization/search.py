@@ -128,7 +128,7 @@ def _checked(
     return np.ascontiguousarray(array), np.maximum(relative, LEAST).astype(F)
 
 
-# What the searches are made of.
+# The parts of the searches.
 
 
 def inverse(scale: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from cutaway.weights import named_tensors
 from cutaway.weights.named_tensors import ROUTERS, Tensors
 
 ALIGNMENT = 64
-TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
+TABLES = ("embedding.weight", "per_layer.embedding.weight")  # their rows are read as in the file
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
 

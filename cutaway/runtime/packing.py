@@ -43,7 +43,7 @@ from cutaway.weights.named_tensors import Tensors
 
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
 LIFTED = {"gate": "gate_down", "gate_up": "gate", "step": "forget_down", "step_up": "forget"}  # of kda
-CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
+CHANNELS = 16  # the state of a convolution is padded to a multiple of it
 
 
 class PackedModel(Packing):

@@ -28,7 +28,7 @@ LANDLOCK = 7  # the newest version whose rights inside.py knows
 END_SECONDS = 5.0  # for killed processes to be gone
 PERIOD = 0.05  # seconds between measurements
 THREADS = 64
-# What the starters and an idle interpreter use at most. Not measured: the code could have begun by then.
+# The most that starters and an idle interpreter use. Not measured: the code could have begun by then.
 STARTERS = meter.Used(memory=64 << 20, threads=4)
 
 Ended = Literal[
@@ -112,7 +112,7 @@ class Process:
                 env={
                     "PYTHONIOENCODING": "utf-8",
                     "LC_ALL": "C.UTF-8",
-                    "OPENBLAS_NUM_THREADS": "1",  # whose memory would not fit else
+                    "OPENBLAS_NUM_THREADS": "1",  # the memory of more threads would not fit
                 },
                 cwd=self.folder,
                 stdin=subprocess.PIPE,

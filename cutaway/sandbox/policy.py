@@ -125,7 +125,7 @@ ALLOWED: dict[str, Call] = {
     "time": Call(201, None, "time.time"),
     "times": Call(100, 153, "os.times"),
     "getrusage": Call(98, 165, "resource.getrusage, time.process_time"),
-    # What the process asks about itself and the machine.
+    # About the process itself and the machine.
     "getpid": Call(39, 172, "os.getpid"),
     "getuid": Call(102, 174, "os.getuid"),
     "geteuid": Call(107, 175, "os.geteuid"),

@@ -42,9 +42,9 @@ Kind = Literal["content", "signature"]
 ORDER = ("high", "medium", "low", "info")
 CONSTANT = re.compile(r"'((?:[^'\\\n]|\\.){2,200})'|\"((?:[^\"\\\n]|\\.){2,200})\"")
 MOST_CONSTANTS = 200
-MOST_TOKENS = 50  # that are named one by one
+MOST_TOKENS = 50  # named one by one
 SECONDS = 30.0  # for all templates of a model together
-# What zipfile raises for a damaged archive, beside its own.
+# Raised by zipfile for a damaged archive, beside its own errors.
 DAMAGED = (EOFError, NotImplementedError, OSError, ValueError, RuntimeError, struct.error, zlib.error)
 WORDS = re.compile(r"[^\W\d_]{2,}")
 ROLES = {"user", "assistant", "system", "tool", "model", "developer", "ipython", "function"}

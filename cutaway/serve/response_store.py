@@ -84,7 +84,7 @@ class ResponseStore:
         """OperationalError where the file turns out to be damaged."""
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # whose messages quote the file's bytes
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # their messages quote the file's bytes
             raise OperationalError(f"--store {self.path} is damaged ({error}): name a new file") from None
 
     def put(self, key: bytes, entries: Mapping[str, Entry]) -> None:

@@ -24,7 +24,7 @@ from cutaway.serve.api_error import APIError
 from cutaway.store.sealed import DamagedError
 
 KEPT = 256  # texts of slots that are remembered, of all keys
-# What llama-server takes in no file's name, and half of a surrogate pair.
+# Characters that llama-server allows in no file name, and half of a surrogate pair.
 FORBIDDEN = re.compile(r'[/\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff\ud800-\udfff\x00-\x1f\x7f-\x9f]|\.\.')
 LONGEST = 255  # bytes of a name
 

@@ -129,7 +129,7 @@ class Service:
     aliases: tuple[str, ...] = ()  # further names that requests may give the model, or patterns of them
     lenient: bool = False  # unknown fields are ignored, and named in the response
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
-    dimensions: Sequence[int] = ()  # that embeddings may be cut to
+    dimensions: Sequence[int] = ()  # embeddings may be truncated to these
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
     lenses: Mapping[str, Any] = field(default_factory=dict)  # by kind, beside the logit lens
     dictionaries: Sequence[Dictionary] = ()  # of features

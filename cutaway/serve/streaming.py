@@ -56,7 +56,7 @@ class MergedStreams:
         self.choices = choices
         self.service, self.record, self.again, self.warnings = service, record, again, warnings
         self.streams: list[ResponseStream] = []
-        self._answered: set[int] = set()  # of the streams those whose answers are counted
+        self._answered: set[int] = set()  # streams whose answers are counted
         self._timer: asyncio.TimerHandle | None = None
         assert service.scheduler is not None  # or there were no requests
         self.submit = service.scheduler.submit

@@ -114,7 +114,7 @@ NAMES = {
     ),
 }
 
-# What a user who types one of these means is a file, never a model's name.
+# A name with one of these means a file, never a model's name.
 SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".vec", ".bin", ".pt", ".pth")
 REPOSITORY = re.compile(
     r"(?P<host>hf:|(?:https://)?(?:hf\.co|huggingface\.co)/)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?"

@@ -89,7 +89,7 @@ for _names, _patterns in (
 _WHOLE = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5 tekken"
 WHOLE = frozenset(
     _WHOLE.split()
-)  # those in which a piece that is a token is that token, whatever the merges say
+)  # here a piece that is a token stays whole, whatever the merges
 # How tokenizer.json and rank files spell the same patterns, and the GGUF name of each.
 SPELLINGS = (
     ("llama-bpe", (CL100K,)),
@@ -99,7 +99,7 @@ SPELLINGS = (
     ("gpt-2", (GPT2,)),
     *PATTERNS.items(),
 )
-BEGINS = WHOLE - {"glm4", "glm5"}  # those whose prompts begin with BOS unless the file says otherwise
+BEGINS = WHOLE - {"glm4", "glm5"}  # prompts begin with BOS unless the file has another setting
 
 
 def named(pre: str) -> tuple["Split", ...]:

@@ -69,7 +69,7 @@ def freeze(model: nn.Module) -> None:
     reads keys and values as halves: what is rounded later magnifies that difference.
     """
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear) and name != "head":  # whose rows are read as numbers
+        if isinstance(module, PackedLinear) and name != "head":  # the head's rows are read as numbers
             module.serve()
         if isinstance(module, MLP):
             module.recomputes = module.one_pass = True

@@ -120,7 +120,7 @@ class TrainingConfig(Bounded):
     """
 
     replicated: ClassVar[bool] = False  # whether every process of several holds all weights
-    verb: ClassVar[str] = "pretrain"  # that trains it
+    verb: ClassVar[str] = "pretrain"  # the verb that trains it
     model: Decoder
     data: DataConfig
     steps: Count

@@ -126,9 +126,9 @@ class RemoteSampler:
     write: Callable[[Path], None]
     scores: Callable[[Sequence[int], np.ndarray], np.ndarray]
     parallel: Parallel = SINGLE_PROCESS
-    serving: tuple[int, str] | None = field(default=None, init=False)  # of which step, under which name
+    serving: tuple[int, str] | None = field(default=None, init=False)  # the step of the served weights, and their name
     compared: bool = field(default=False, init=False)
-    gone: set[Server] = field(default_factory=set, init=False)  # that could not be handed the last adapter
+    gone: set[Server] = field(default_factory=set, init=False)  # servers that did not get the last adapter
 
     def __call__(
         self, requests: Sequence[Request], step: int, /, *, current: bool = False

@@ -40,7 +40,7 @@ from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.train.training import Training
 
 SHOWN = 5  # held-out questions whose answers an evaluation stores
-SEEDS = 1 << 63  # that every server takes
+SEEDS = 1 << 63  # below it, which every server accepts
 
 
 @dataclass

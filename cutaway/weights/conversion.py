@@ -263,7 +263,7 @@ class _Layer:
         roots = [_root(metric) for metric in (scores, written)]  # [g k k], [g v v]
         root = np.zeros((groups, rows.shape[1], rows.shape[1]))
         for part, here in zip(roots, (slice(None, counts), slice(counts, None)), strict=True):
-            # What both move is compared as parts of what is there: scores and outputs have no common unit.
+            # Both changes are compared relative to their values: scores and outputs have no common unit.
             moved = np.einsum("gkl,gld->gkd", part, rows[:, here])
             whole = np.einsum("gkd,de,gke->", moved, self.moment, moved, optimize=True)
             root[:, here, here] = part / np.sqrt(max(whole, 1e-300))

@@ -10,7 +10,7 @@ from cutaway.model.config import Model
 from cutaway.weights import rules
 from cutaway.weights.family import Family
 
-# Of a setting of ours, or of a part of a weight's name: its words, and the keys that may state it.
+# By a setting of ours, or a part of a weight's name: what to call it, and the keys that may state it.
 _BIAS = "attention_bias qkv_bias use_qkv_bias bias use_bias add_bias_linear"
 _NORMS = "use_qk_norm qk_norm use_qk_layernorm qk_layernorm"
 _SCALING = "rope_parameters rope_scaling"

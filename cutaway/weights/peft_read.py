@@ -75,7 +75,7 @@ def read_peft_adapter(folder: Path, base: Checkpoint) -> Adapter:
         own = _changes(module, parts | _shared(shared, settings, folder), settings, names, base, folder)
         if module.rpartition(".")[2] not in names.bypassed:
             changes |= own
-        elif settings.residual or any(map(_acts, own.values())):  # trained past PEFT it stays as it began
+        elif settings.residual or any(map(_acts, own.values())):  # PEFT does not train it: it stays as it began
             raise UserError(
                 f"{folder}: {quoted(module)}: transformers reads its weight past PEFT, so its change "
                 "takes no part before it is merged: take its tensors out of the folder"
@@ -99,7 +99,7 @@ def _tie(changes: dict[str, Change], settings: PeftSettings, folder: Path) -> No
     low_rank = isinstance(table, LowRank) or isinstance(head, LowRank)
     if low_rank and settings.residual:
         raise UserError(f"{where}, which {settings.residual} of a tied head contradicts: set it to false")
-    patterns = settings.alphas.patterns or settings.ranks.patterns  # by which a head may have another scale
+    patterns = settings.alphas.patterns or settings.ranks.patterns  # with them, a head may have another scale
     if (head and not table) or (table and not head and low_rank and patterns):
         other = "the head" if table else "the table"
         raise UserError(f"{where}, and {WEIGHTS} has no tensors of {other}: save the adapter with both")
@@ -209,7 +209,7 @@ def _changes(
         if parts.keys() != {"lora_embedding_A", "lora_embedding_B"}:
             raise UserError(f"{where}: DoRA of an embedding table is not supported")
         parts = {"lora_A": parts["lora_embedding_B"].T, "lora_B": parts["lora_embedding_A"].T}
-        settings = settings._replace(dora=False, residual=None)  # whose starts PEFT does not give to tables
+        settings = settings._replace(dora=False, residual=None)  # PEFT does not initialise tables by these
     return _low_rank(module, parts, settings, bound, matrix, names, base, where)
 
 

@@ -138,7 +138,7 @@ def write_safetensors(
         return
     names = [f"{target.stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     with ExitStack() as stack:
-        # What is opened first takes its place last: the index appears when all it names is there.
+        # The file opened first is moved into place last: the index appears when all that it names is there.
         index = stack.enter_context(atomic_file(target.with_name(f"{target.name}.index.json"), force=force))
         index.write(_index(names, shards))
         for name, shard in zip(names, shards, strict=True):

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
 
 SHARD = 5_000_000_000
-# Of one Hugging Face folder into another.
+# Copied from one Hugging Face folder into another.
 _COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
 vocab.json vocab.txt merges.txt tekken.json tiktoken.model qwen.tiktoken chat_template.jinja
 chat_template.json generation_config.json modules.json sentence_bert_config.json
 config_sentence_transformers.json 1_Pooling/config.json"""
 _DENSE = [f"{n}_Dense/{name}" for n in (2, 3, 4) for name in ("config.json", "model.safetensors")]
 COPIED = [*_COPIED.split(), *_DENSE]
-# What is a whole tokenizer for transformers too, with the folder's other files; of any other a tokenizer.json
+# Each is a whole tokenizer for transformers too, with the folder's other files; of any other a tokenizer.json
 # is made.
 _WHOLE_TOKENIZERS = ("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",)
 _ROLES = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]

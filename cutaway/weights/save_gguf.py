@@ -140,7 +140,7 @@ def _after_encoder(
     if (kind := pooling.stated(checkpoint)) is not None:
         number = next(number for number, name in pooling.GGUF.items() if name == kind)
         metadata[f"{architecture}.pooling_type"] = np.uint32(number)
-    if architecture in TYPED:  # whose number of token types llama.cpp asks for
+    if architecture in TYPED:  # llama.cpp needs the number of token types
         metadata["tokenizer.ggml.token_type_count"] = np.uint32(max(config.segments, 1))
     layers = pooling.dense(checkpoint)
     if not layers:

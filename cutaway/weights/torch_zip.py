@@ -22,7 +22,7 @@ from cutaway.store.files import read_errors
 
 MAX_PICKLE = 1 << 22  # bytes
 MAX_ZIPPED = 1 << 16  # members
-# What zipfile raises for a damaged archive, and pickletools for a damaged pickle.
+# Raised by zipfile for a damaged archive, and by pickletools for a damaged pickle.
 DAMAGED = (ValueError, LookupError, EOFError, RuntimeError, OverflowError, UnicodeError, zipfile.BadZipFile)
 STORAGES = {
     "torch HalfStorage": "<f2",

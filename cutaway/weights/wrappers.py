@@ -30,7 +30,7 @@ PLAIN = re.compile(r"(thinker\.)?(model\.)?(?=(embed_tokens|layers|norm)\.)")  #
 HEAD = re.compile(
     r"(thinker\.)?(model\.)?((language_model|text_model|language|llm)\.)?(model\.)?(?=(lm_head|mtp)\.)"
 )
-# What transformers writes of some wrappers in place of "layers", and reads back.
+# Names that transformers writes and reads in some wrappers in place of "layers".
 MISNAMED = re.compile(r"^(blocks|encoder\.layers)(?=\.\d+\.)")
 SECTIONS = ("mrope_section", "mrope_interleaved", "xdrope_section")
 ROPE_WORDS = {"mrope": "default", "xdrope": "dynamic"}

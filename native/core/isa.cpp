@@ -153,7 +153,7 @@ bool has_avx_vnni() { return false; }
 bool detect_dot_products() { return false; }
 #endif
 
-// Of all sets that the processor has.
+// The best of all sets that the processor has.
 Isa highest() {
     static const Isa found = detect();
     return found;

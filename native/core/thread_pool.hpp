@@ -36,7 +36,7 @@ struct Threads {
     Parallel parallel;
 };
 
-// Runs the job on those threads; the number of a worker of a host program's is always 0.
+// Runs the job on those threads. Workers of a host program always have the number 0.
 inline void run(Threads by, const Job& job) {
 #if defined(__SANITIZE_THREAD__)
     by.parallel = nullptr;  // OpenMP's barriers are not seen, and what they order would be called races

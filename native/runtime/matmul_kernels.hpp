@@ -16,7 +16,7 @@ inline constexpr int kMostByPairs = 2;  // vectors with which two panels are rea
 inline constexpr int kMany = 16;        // vectors for which a panel is unpacked in memory; a tile's
 inline constexpr int kMostTiled = 256;  // that a call takes whose sums are tiles
 
-// Of how many of the vectors they are is returned.
+// Returns for how many of the vectors.
 using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
                              int64_t stride, int64_t near);
 

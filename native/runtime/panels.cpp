@@ -1,7 +1,7 @@
 // A packed matrix as panels: sixteen rows side by side, the same bytes in another order, so that a vector
 // register holds the same place of sixteen rows. cutaway/runtime/panels.py states the layout and is the reference.
 //
-// Of each block (32 values, or 256) a panel holds, field after field, the field of sixteen rows: halves one a row,
+// For each block (32 values, or 256) a panel holds, field after field, the field of sixteen rows: halves one a row,
 // then scale bytes byte by byte, then quants in words of four bytes, word by word. The fifth bits of Q5_0 and Q5_1
 // are put in the order that the kernel reads them in. The K types' blocks are first brought into the order in which a
 // product reads them, row by row (`linear_blocks_of`). Floats are stored in pairs of columns.
@@ -51,7 +51,7 @@ void put_word(uint8_t* p, uint32_t word) { std::memcpy(p, &word, sizeof word); }
 // One row's block of a K type from its file's order into that in which a product reads it, and back.
 using Reorder = void (*)(const uint8_t* in, uint8_t* out);
 
-// Of a pair of groups (of four) the six-bit scales and minima in three bytes: the even group's scale, the odd one's, the even
+// For a pair of groups (of four), the six-bit scales and minima in three bytes: the even group's scale, the odd one's, the even
 // one's minimum, and above each two bits of the odd one's. The file has them as cutaway/quantization/formats.py, six_bits, says.
 void six_bits_there(const uint8_t* in, int pair, uint8_t* out) {
     uint8_t scale[2], least[2];

@@ -150,7 +150,7 @@ class Rows {
     int64_t panels_ = 0;
 };
 
-// What is asked of a reading, by layer and value: all of one in their order. Nothing is asked of most.
+// Observed and edited values of a forward pass, by layer and value; of one value in their order. Most have none.
 template <class T>
 class ByValue {
   public:
@@ -710,7 +710,7 @@ class Step {
         });
     }
 
-    // What a block adds of its own embedding of each token, and then after(token).
+    // Adds a block's own embedding of each token, then calls after(token).
     template <class G>
     void add_own(const Layer& layer, int index, Worker& worker, const G& after) {
         const PerLayerInput& of = layer.per_layer;
@@ -990,7 +990,7 @@ class Step {
         }
     }
 
-    // What heads of attention read of the text, ready for the output's matrix.
+    // The heads' outputs, ready for the output matrix.
     void attend(const Layer& layer, int index, Worker& worker) {
         if (layer.latent.size > 0) return attend_latents(layer, index, worker);
         const auto query_key_value = [&](const auto& then) {
@@ -1082,7 +1082,7 @@ class Step {
         and_tokens(worker, multiply_down, after);
     }
 
-    // Of differential attention: what the first half of the heads gathered less what the second did, normed.
+    // Differential attention: the first half of the heads' outputs less the second's, normed.
     void subtract(const Layer& layer, int64_t token) const {
         const int64_t count = static_cast<int64_t>(layer.heads) / 2 * layer.value_size;
         const float *one = sides_ + token * sides_stride_, *two = one + count;
@@ -1230,7 +1230,7 @@ class Step {
         return std::max(step, least);
     }
 
-    // What some rows of a matrix give: x, its first row `first`, multiplied, with their bias, multiplied again.
+    // Some rows' products: x, its first row `first`, multiplied, with their bias, multiplied again.
     static void finish_some(const Matrix& by, float* x, int64_t first, int64_t count, float input, float times) {
         for (int64_t i = 0; input != 1.0f && i < count; ++i) x[i] *= input;
         for (int64_t i = 0; by.bias != nullptr && i < count; ++i) x[i] += by.bias[first + i];
@@ -1653,7 +1653,7 @@ class Step {
         for (int64_t i = 0; i < count; ++i) x[i] *= by;
     }
 
-    // What heads give whose attention weights are edited: values are gathered anew, page after page.
+    // Outputs of heads whose attention weights are edited: values are summed again, page after page.
     void rewrite(const Layer& layer, int index, int64_t token) const {
         static thread_local Patterns edited;
         static thread_local std::vector<float> room;

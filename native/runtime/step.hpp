@@ -170,7 +170,7 @@ struct LayerAdapter {
     Change query, key, value, out, gate, up, down;
 };
 
-// What a reading can write out of a layer, for each of its tokens; kEmbed is the input of layer 0.
+// What a forward pass can write out of a layer, for each of its tokens; kEmbed is the input of layer 0.
 enum What : int32_t {
     kUnnamed = -1, kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed, kAttentionNorm, kMlpNorm, kQueryUnrotated, kKeyUnrotated,
     kMixedOut, kHidden, kDown, kMixtureOut, kAttentionPostNorm,
@@ -205,7 +205,7 @@ struct Edit {
     int32_t spare;
 };
 
-// What a reading writes out and changes; the edits in the order in which they are made.
+// What a forward pass writes out and changes; the edits in the order in which they are made.
 struct Observation {
     const Value* values;  // [value_count]
     const Edit* edits;    // [edit_count]

@@ -118,7 +118,7 @@ class Encoder {
         Vocabulary::Longest next = vocabulary_.longest(piece, size);
         while (place < size) {
             const uint32_t last = found_.empty() ? kNone : found_.back();
-            // What follows is found while the memory is waited for that says whether it may.
+            // Finds what follows while it waits for the memory that decides whether it may.
             if (last != kNone && next.symbol != kNone) vocabulary_.ask(vocabulary_.pair_of(last, next.symbol));
             const Vocabulary::Longest after = vocabulary_.longest(piece + place + next.size, size - place - next.size);
             if (fits(place, last, next)) {
@@ -234,7 +234,7 @@ class Encoder {
         }
     }
 
-    // What has no id becomes its byte tokens if all are there, else the unknown token, once a run if so fused. As in
+    // Text without an id becomes its byte tokens if all are there, else the unknown token, once a run if so fused. As in
     // `tokenizers`, the unknown token of a run comes behind the byte tokens of what follows it.
     void unwritten(const uint8_t* text, size_t size, Ids& out) {
         if (std::all_of(text, text + size, [&](uint8_t byte) { return header_.byte_ids[byte] >= 0; })) {
@@ -291,11 +291,11 @@ struct Key {
     const uint8_t* text;
     size_t size;
 
-    // Of a short piece, with what makes them 16.
+    // The bytes of a short piece, padded to 16.
     const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(&low); }
 };
 
-// Of 16 bytes, the first so many.
+// Masks the first so many of 16 bytes.
 struct First {
     uint64_t low, high;
 };
@@ -565,7 +565,7 @@ class Jobs {
         }
     }
 
-    // Of all ids, when every job is done.
+    // The number of all ids, when every job is done.
     size_t total() const { return total_; }
 
   private:

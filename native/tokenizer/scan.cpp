@@ -421,7 +421,7 @@ struct Deepseek3 {
             const bool whole = end == view.end || view.is(kNumbers, end) || view.is(kOther, end);
             return lines_and_blanks(view, place, end, whole);
         }
-        // What no alternative matches is one piece, up to where one does.
+        // Text that no alternative matches is one piece, up to where one matches.
         size_t end = next;
         while (end < view.end && nothing(view, end)) {
             const size_t beyond = view.after(end);

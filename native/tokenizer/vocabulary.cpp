@@ -29,7 +29,7 @@ uint64_t checksum(const uint8_t* data, size_t size) {
     return mixed(lanes[0] ^ mixed(lanes[1] ^ mixed(lanes[2] ^ mixed(lanes[3]))));
 }
 
-// Of the header, but for the checksum in it, and of everything behind it.
+// The checksum of the header, but for the checksum in it, and of everything behind it.
 uint64_t checksum_of(Header header, const uint8_t* rest, size_t size) {
     header.checksum = checksum(rest, size);
     return checksum(reinterpret_cast<const uint8_t*>(&header), sizeof(Header));
@@ -115,7 +115,7 @@ class Trie {
         }
         const auto base = static_cast<uint32_t>(nodes.size());
         grow();
-        // What is left free far behind is given up.
+        // A bucket that was left free far behind is given up.
         if (tried == 64 && children.size() == 1) first_free_ = nodes.size() - 256;
         return base;
     }
@@ -159,7 +159,7 @@ class Table {
         entries.assign(kBucket << bucket_bits, kNoEntry);
     }
 
-    // Of equal pairs the first counts.
+    // The first of equal pairs counts.
     void add(uint32_t left, uint32_t right, size_t number) {
         const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
         size_t place = (key * kMix >> (64 - bucket_bits)) * kBucket;

@@ -184,7 +184,7 @@ class Vocabulary {
         return static_cast<size_t>(header_->starts[section + 1] - header_->starts[section]) / sizeof(T);
     }
 
-    // What its first bucket says of a pair, unless that one is full.
+    // A pair's entry in its first bucket, unless that one is full.
     CUTAWAY_INLINE uint32_t number(const Pair& pair, uint64_t entry) const {
         if (entry == kNoEntry && pair.bucket[kBucket - 1] != kNoEntry) [[unlikely]] entry = beyond(pair);
         return static_cast<uint32_t>(entry) & kNoNumber;

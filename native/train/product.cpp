@@ -3,7 +3,7 @@
 //
 //     x w = high high' + high low' + low high'      summed in floats; low low' is below 2^-17 of |x| |w|
 //
-// Depth is cut into blocks of 32 numbers, these into segments. Of a segment all workers lay out A as tiles; then each takes
+// Depth is cut into blocks of 32 numbers, these into segments. All workers lay out a segment of A as tiles; then each takes
 // panels of columns, lays one out, which stays in its second cache, and multiplies all rows by it: their sums stay in
 // registers for as long as the segment is. A row's sums do not depend on other rows, nor on the thread.
 // The reference is torch's product, in tests/test_native_product.py.

@@ -8,7 +8,7 @@ from cutaway.agent.built_in_tools import Reader
 from cutaway.agent.tool import Tool, ToolError, from_function
 from cutaway.embedding.passages import LARGEST, decoded
 
-LINES = 100  # that one call gives
+LINES = 100  # at most, in one call
 
 
 def make(root: Path, reader: Reader) -> Tool:

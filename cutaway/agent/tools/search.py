@@ -10,7 +10,7 @@ from cutaway.agent.tool import Tool, from_function
 from cutaway.embedding.search import Index, home_of
 from cutaway.errors import UserError
 
-MODEL = "minilm"  # whose vectors are compared
+MODEL = "minilm"  # makes the vectors that are compared
 
 
 def make(root: Path, reader: Reader) -> Tool:

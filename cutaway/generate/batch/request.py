@@ -73,9 +73,9 @@ class Constraint(Protocol):
 class Timings:
     """Seconds of computation (time that the caller takes between pieces is not counted), and ids read."""
 
-    prefill_tokens: int  # those of the prompt that neither a session nor the prefix cache held
+    prefill_tokens: int  # of the prompt, in neither the session nor the prefix cache
     prefill_seconds: float
-    decode_tokens: int  # those after the first, which is chosen from the prefill's logits
+    decode_tokens: int  # after the first, which comes from the prefill's logits
     decode_seconds: float
     first_token_seconds: float
     drafted_tokens: int = 0  # proposed by speculative decoding, and of them those accepted

@@ -212,7 +212,7 @@ class ScheduledSequence:
         self._scope = self.request.cache_scope + engine.scope
         watched = ("edit", "prompt_logprobs", "internals", "observation")
         is_plain = all(getattr(self.request, name) is None for name in watched)
-        # What names a prompt that is read once for all that have it; None where its reading is watched.
+        # The key of a prompt that is read once for all sequences with it; None where its prefill is observed.
         self.whole_prompt = (self._scope, self.prompt) if is_plain else None
         self.cached_tokens = 0  # prompt ids whose pages came from the prefix cache
         self.restored_tokens = 0  # of those, from pages on disk
@@ -337,7 +337,7 @@ class ScheduledSequence:
 
     def draft_room(self) -> int:
         """How many tokens may be drafted; 0 where what is inside the model is shown at each token."""
-        # by name: asking whether an engine is `Rewinding` takes as long as choosing a token
+        # by name: isinstance of the protocol `Rewinding` takes as long as choosing a token
         rewindable = getattr(self.engine, "rewindable", None)
         if rewindable is None or self.request.internals is not None:
             return 0
@@ -371,7 +371,7 @@ class ScheduledSequence:
         return pieces, accepted
 
     def _last_piece(self) -> Piece:
-        ended = self.output.stop_logprob is not None  # by an id that is no piece
+        ended = self.output.stop_logprob is not None  # by an end id
         steps = len(self.output.pieces) - 1 + ended
         timings = Timings(
             prefill_tokens=len(self.prompt) - self.cached_tokens,

@@ -45,7 +45,7 @@ class DecodeTurns:
 
     def __init__(self, positions: int) -> None:
         self.positions = positions
-        self._credit: dict[str, int] = {}  # positions of which a client may still read keys and values
+        self._credit: dict[str, int] = {}  # positions whose keys and values a client may still read
         self._step = 0
 
     def choose(self, decoding: Sequence[Sequenced]) -> list[Sequenced]:
@@ -74,7 +74,7 @@ class DecodeTurns:
         chosen: list[Sequenced] = []
         for sequence in sorted(own, key=_last_step):
             if sequence.state.length > credit:
-                break  # what is left is saved for it
+                break  # the rest of the credit is saved for it
             credit -= sequence.state.length
             chosen.append(sequence)
         self._credit[client] = credit
@@ -104,7 +104,7 @@ class PrefillBudget:
     def __init__(self, most: int) -> None:
         self.most = most
         self._decode_seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
-        self._id_seconds: deque[float] = deque(maxlen=LATEST)  # that one more prompt id took
+        self._id_seconds: deque[float] = deque(maxlen=LATEST)  # for one more prompt id
         self._reach = LEAST  # the limit of the next step, whatever was learned
         # of steps that decoded none: their prompt ids, and the seconds that these took
         self._prefills: deque[tuple[int, float]] = deque(maxlen=LATEST)

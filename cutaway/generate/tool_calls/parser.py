@@ -85,7 +85,7 @@ class StreamingParser:
 
     def __init__(self, format: ToolFormat, tools: ToolSchemas) -> None:
         self.format, self.tools = format, tools
-        self.calls = 0  # that have begun
+        self.calls = 0  # begun
         self._text = ""
         self._done = 0  # how far the text was passed on
         self._triggered = False  # whether calls are read from here on

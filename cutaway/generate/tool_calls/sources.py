@@ -16,7 +16,7 @@ from cutaway.generate.tool_calls.prompted import Sourced
 from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.tokenizer import chat
 
-# Of a token that several wrote the least trusted one counts; what is not known is trusted least.
+# A token with several sources counts as the least trusted one's; an unknown source is trusted least.
 TRUST = ("template", "system", "user", "assistant", "tool", "unknown")
 Tools = Sequence[Mapping[str, Any]] | None
 

@@ -225,7 +225,7 @@ class LarkWriter:
         self.special = tokenizer.special
         texts = sorted(map(re.escape, self.special), key=len, reverse=True)
         self.pattern = re.compile(f"({'|'.join([*texts, *STANDING])})")
-        self.terminals: list[str] = []  # that rules made so far need
+        self.terminals: list[str] = []  # needed by the rules so far
 
     def first(self, mark: str) -> str:
         """The control token that a mark begins with, else the mark."""

@@ -33,7 +33,7 @@ VICTIM, ATTACKER = b"the victim's key", b"the attacker's key"
 SHARED = b"one cache for all"
 
 
-# Whose guesses are timed, in which cache they look (None: the key's own), and whether it is done early.
+# Whose guesses are timed, in which prefix cache (None: the key's own), and whether that is done early.
 TIMINGS = {
     "closed": (ATTACKER, None, False),
     "under way": (ATTACKER, None, True),

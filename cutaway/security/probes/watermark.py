@@ -28,7 +28,7 @@ HIDDEN = (
     0.25  # of texts: an attack that is bounded under this share leaves the mark of use; 0 of 12 has 0.243
 )
 LENGTHS = (8, 12, 25, 50, 100, 200)  # tokens of which the first so many are scored
-NULL_KEYS = 25  # that each unmarked text is scored with
+NULL_KEYS = 25  # each unmarked text is scored with them
 PASSAGE_KEYS = 199
 SCHEMES: dict[str, Callable[[str], Watermark]] = {
     "kgw": kgw.Config,

@@ -43,7 +43,7 @@ from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import Id
 
 WRITERS, NEURONS, ATTENDED = 12, 3, 3  # parts that are listed, and of each its neurons or positions
-UNUSED = ("q", "k", "v", "pattern", "chosen")  # by which a head's part is split over keys
+UNUSED = ("q", "k", "v", "pattern", "chosen")  # a head's part is split over keys by them
 Part = tuple[int, int | None]  # a layer, and its head or None for its MLP
 
 

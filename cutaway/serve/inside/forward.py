@@ -49,7 +49,7 @@ class Prompt:
 
     ids: list[int]
     edits: RequestEdits
-    engine: BatchedEngine | None = None  # that of an adapter; None: the model's own
+    engine: BatchedEngine | None = None  # an adapter's; None: the model's own
 
     def under(self, more: Sequence[Any]) -> Prompt:
         """The prompt with more edits, which follow its own."""

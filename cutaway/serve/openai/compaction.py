@@ -100,7 +100,7 @@ class Compaction:
     body: CompactRequest
     of: Conversation
     key: bytes
-    items: list[dict[str, Any]]  # that are compacted
+    items: list[dict[str, Any]]  # to compact
 
     async def whole(self) -> Response:
         """The response when the summary is finished."""

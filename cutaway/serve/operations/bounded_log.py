@@ -40,7 +40,7 @@ class BoundedHandler(logging.StreamHandler):
     def __init__(self, form: LogFormat = "text") -> None:
         super().__init__(sys.stderr)
         self.setFormatter(_Json() if form == "json" else _Formatter())
-        self._since, self._counts = 0.0, {True: 0, False: 0}  # by whether they tell of a request
+        self._since, self._counts = 0.0, {True: 0, False: 0}  # of lines about requests, and of others
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, unless too many came in the last minute."""

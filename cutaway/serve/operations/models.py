@@ -135,7 +135,7 @@ class Models:
         )
         with self._adding:
             same = next((one for one in self.models if one.name == found.name), None)
-            if same is None:  # those that none uses are named again when they are asked for
+            if same is None:  # models that are not in use are named again at the next request
                 kept = [
                     one for one in self.models if not one.of_run or one.service or one.loading or one.uses
                 ]

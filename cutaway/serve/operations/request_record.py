@@ -63,7 +63,7 @@ class RequestRecord:
     model: str = ""
     status: int = 0
     error: str | None = None
-    bad_key: str | None = None  # a fingerprint of a key that is none
+    bad_key: str | None = None  # a fingerprint of an unknown key
     slot: int = 0  # llama-server's, which the request names
     prompt_only: bool = False  # no token is answered: the one that the scheduler chose does not count
     prompt_tokens: int = 0
@@ -73,7 +73,7 @@ class RequestRecord:
     submitted_seconds: float | None = None  # until the first of its answers was queued
     first_token_seconds: float | None = None
     seconds: float = 0.0
-    scope: bytes = field(init=False)  # whose entries of the store the request may see: its API key's
+    scope: bytes = field(init=False)  # its API key's: the request sees only these entries of the store
     # The client whose requests wait behind each other: its API key's name, without keys its address.
     sender: str = field(init=False)
     _read: dict[int, int] = field(default_factory=dict)  # of each prompt how many ids are counted

@@ -124,7 +124,7 @@ def _weight(stored: Stored, bits: int | None, less: int, sizes: set[int | None])
 
 def _zeros(words: np.ndarray, bits: int, rows: int, less: int) -> np.ndarray:
     """The zeros of each group: int16 [groups rows]."""
-    if bits == 3:  # whose fields cross words, and are counted one by one
+    if bits == 3:  # fields cross words, and are counted one by one
         return (fields_of(words, bits, rows) + np.int16(less)) & np.int16(7)
     ones = np.uint32(sum(1 << at for at in range(0, 32, bits)) * less)
     return fields_of((words.view(np.uint32) + ones).view(np.int32), bits, rows)

@@ -16,7 +16,7 @@ from cutaway.weights.quantized.stored import Stored
 
 Found = Mapping[str, Packed]  # the tensors of one weight by the endings of their names
 
-# What a scale of activations or of a cache is named by: they are not quantised here.
+# Names of scales of activations or of a cache, which are not quantized here.
 ACTIVATIONS = (
     ".input_scale",
     ".input_scale_inv",
