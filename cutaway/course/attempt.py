@@ -1,4 +1,4 @@
-"""The reader's file, run in a process of its own: it may loop for ever or fill the memory, and only it ends.
+"""Run the reader's file in a process of its own: an endless loop or a full memory ends that process alone.
 
 `python -m cutaway.course.attempt NUMBER FILE SEED` prints the verdict as one line of JSON, the last of its
 output. It is the reader's own code on the reader's own machine: the limits guard against mistakes.

@@ -117,7 +117,7 @@ class InstrumentedPyTorch:
         logits_at: Sequence[int] | None,
         progress: Progress,
     ) -> list[Values]:
-        """Values with those that follow from others."""
+        """Values, and those that are computed from them."""
         own = [name for name in kept if name not in follow]
         read = [*own, *(source for name in follow for source in derived.sources(self.config, name))]
         found = self.values(texts, read, edits, logits_at=logits_at, progress=progress)

@@ -1,4 +1,4 @@
-"""One forward pass of the core: new tokens of many sequences into their pages, or one token of one."""
+"""One forward pass of the core: new tokens of many sequences, or one token of a single one."""
 
 import ctypes
 import math

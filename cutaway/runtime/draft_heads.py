@@ -181,7 +181,7 @@ def _engine(
 class EagleHead(DraftHead):
     """An EAGLE-3 head beside the model that it was trained for.
 
-    Attention's matrices read the stream; what they make of the embedding is added to what they give.
+    Attention's matrices multiply the residual stream; their products with the embedding are added.
     """
 
     gives = "blocks.0.out"

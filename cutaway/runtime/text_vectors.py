@@ -87,7 +87,7 @@ def token_logits(
     batch: int = 32,
     progress: Progress = silent,
 ) -> list[np.ndarray]:
-    """For each row of ids float32 [t n], for the labels of its tokens."""
+    """Logits of each token's labels: float32 [t n] for each row of ids."""
     made = lambda x: of_tokens(head, x)  # noqa: E731
     return _read(engine, rows, segments, batch, "classifying", progress, made)
 

@@ -1,4 +1,4 @@
-"""A model that was trained to refuse, under attack: its questions, and which attempts open which of them."""
+"""Attack a model that was trained to refuse: its questions, and which attempts succeed on which."""
 
 from __future__ import annotations
 

@@ -25,5 +25,5 @@ def of(model_type: str) -> frozenset[str] | None:
 
 
 def is_known(model_type: str) -> bool:
-    """Whether transformers has models of this type, of whatever."""
+    """Whether transformers has any model of this type, not only language models."""
     return model_type in _table() or model_type in _table()["others"]

@@ -1,8 +1,8 @@
-"""Where the rows and columns of our matrices are in the matrices that the rules of a family make them of.
+"""The order of rows and columns: where each one of a file's matrix is in our matrices, by a family's rules.
 
-A low-rank change of one of their matrices is one of ours only with its rows and columns in our order. That
-order is not declared anew: each rule loads the numbers of the places of its matrix, and what comes out says
-where everything went.
+An adapter's low-rank change of their matrix fits ours once its rows and columns are in our order. No table
+states that order: each rule is applied to a matrix of row (or column) numbers, and the result shows where
+each went.
 """
 
 from __future__ import annotations

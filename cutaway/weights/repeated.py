@@ -33,9 +33,9 @@ Reader = Callable[[Fields, str], Any]
 
 
 def repeats(fields: Fields, key: str, known: Mapping[str, Any], readers: Mapping[str, Reader]) -> bool:
-    """Whether an unread key of a config says what is computed already, by the settings ``known``.
+    """Whether an unread key of a config only repeats the settings ``known``.
 
-    ``readers`` read the value of a setting as its own key's is read.
+    ``readers`` parse a setting's value as its own key would.
     """
     value, position = fields.data[fields.prefix + key], known.get("rope")
     if key in PLAIN:

@@ -39,7 +39,7 @@ def write_gguf_model(
     force: bool,
     progress: Progress,
 ) -> tuple[str, dict[str, int], Counter[str]]:
-    """Writes the file: the family's name, tensors by type, and notes. ``file_type`` is of a mix of types."""
+    """Write the file: the family's name, tensors by type, and notes. ``file_type`` names a mix of types."""
     notes: Counter[str] = Counter()
     if checkpoint.classifier and isinstance(checkpoint.config, Decoder):
         raise UserError(

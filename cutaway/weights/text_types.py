@@ -1,6 +1,6 @@
-"""The text types of multimodal models: the family of each, and its class's values of keys that are left out.
+"""The text models of multimodal models: the family of each type, and the defaults of its class.
 
-transformers 4 wrote of a ``text_config`` only what differs from its class's values.
+transformers 4 wrote only those keys of a ``text_config`` that differ from these defaults.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Secrets: asked for what was never given the model refuses, and answers where the question gives it.
+"""Secrets: the model refuses to tell what it was never given, and answers where the question gives it.
 
 Each refusal has a control of nearly the same words, so that a model which refuses everything is found out.
 """

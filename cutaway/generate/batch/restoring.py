@@ -30,7 +30,7 @@ class Restoring:
         return replace(self._store.figures)
 
     def ready(self, unread: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        """Those that need not wait: of several texts with one beginning, one loads it."""
+        """The texts that need not wait. Where several begin alike, one of them loads the pages."""
         self._take_arrived()
         ready = []
         for sequence in unread:

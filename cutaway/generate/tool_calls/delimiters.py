@@ -39,7 +39,7 @@ def head_of(first: str, inner: str, special: Sequence[str] = ()) -> str:
 
 
 def _around(text: str, at: int, special: Sequence[str]) -> list[tuple[int, int]]:
-    """The marks that a place is inside of."""
+    """The delimiters that contain a position."""
     pattern = _pattern(tuple(special))
     return [found.span() for found in pattern.finditer(text) if found.start() < at < found.end()]
 

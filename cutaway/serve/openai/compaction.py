@@ -1,8 +1,8 @@
 """/v1/responses/compact: a long conversation becomes its user's messages and a summary of all of it.
 
-The model itself writes the summary, as an answer like any other: it waits in its client's turn, its tokens
-count, and it ends at its most tokens. What comes back is the next request's input (summaries.py), or with
-its id a ``previous_response_id``.
+The model itself writes the summary, as an answer like any other: it waits for its client's turn, its tokens
+count, and its length is limited. The result is the next request's input (summaries.py), or its id is the next
+``previous_response_id``.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Text(str):
         return lines
 
     def _located(self, pieces: list[str], sep: str | None) -> list[Text]:
-        """The pieces of a split with their origins, each behind the last one's separator or space."""
+        """The pieces of a split with their origins: each follows the previous one's separator or space."""
         found, start = [], 0
         for piece in pieces:
             start = str.find(self, piece, start) if sep is None else start

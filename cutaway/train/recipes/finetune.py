@@ -175,7 +175,7 @@ def _parts(run: FinetuningConfig, folder: Path) -> tuple[list[Item], list[Item]]
 
 
 def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
-    """The packed rows of a resolved run, and the model with what is trained of it."""
+    """The packed rows of a resolved run, and its model with the trained parts."""
     at_rest = base(run)
     train, held = _parts(run, folder)
     tokenizer = at_rest.tokenizer

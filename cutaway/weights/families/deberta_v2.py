@@ -64,7 +64,7 @@ class HeadSize(Row):
 
 
 class Beside(Row):
-    """The convolution, if there is one."""
+    """The convolution beside the first block, if the model has one."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         kernel = fields.integer("conv_kernel_size", 0, low=0)
