@@ -240,7 +240,7 @@ class Talk:
             raise UserError(f"{self.failures} of the lines could not be answered")
 
     def save_all(self) -> None:
-        """At the end, with --save: the conversation as it is by then, and its KV cache."""
+        """At the end, with --save: write the conversation and its KV cache."""
         if self.saved_to is None:
             return
         chat_pages.beside(self.saved_to).unlink(missing_ok=True)

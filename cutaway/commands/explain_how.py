@@ -27,7 +27,7 @@ def document(lm: LanguageModel, ids: Sequence[int], text: str, name: str) -> str
 
 
 def answers(lm: LanguageModel, ids: Sequence[int], text: str) -> dict[str, Any]:
-    """By chapter what `/v1/how/...` answers; of quantized a list, empty for a model that is too large."""
+    """The answer of `/v1/how/...` by chapter; of quantized a list, empty for a model that is too large."""
     from cutaway.inspect.how import architecture, mechanisms, plan, quantized, tokenizers, vectors
 
     with doing("Computing the chapters"):

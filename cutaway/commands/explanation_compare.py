@@ -35,7 +35,7 @@ BAR = 12
 def show(
     one: Explanation, other: Explanation, models: tuple[str, str], same_model: bool, console: Console
 ) -> None:
-    """Both explanations on a console."""
+    """Print both explanations."""
     for explanation, model in zip((one, other), models, strict=True):
         text = drawn(explanation.text).replace("␣", " ").strip()
         console.print(heading(text, explanation.next[0], f"  {model}"), width=min(console.width, WIDTH))
@@ -98,7 +98,7 @@ def _guess(row: LensRow | None, apart: bool) -> tuple[Text, Text]:
 
 
 def _apart(one: Explanation, other: Explanation) -> str:
-    """From which block on the tokens differ, to the end."""
+    """The block from which on the tokens differ, to the end."""
     pairs = list(zip(one.lens, other.lens, strict=False))
     if len(one.lens) != len(other.lens):
         return f"they have {len(one.lens) - 1} and {len(other.lens) - 1} blocks"

@@ -333,7 +333,7 @@ def _other_lenses(explanation: Explanation, _width: int) -> Step:
 
 
 def _settled(explanation: Explanation) -> str:
-    """From which block on the answer leads."""
+    """The block from which on the answer leads."""
     answer = explanation.next[0]
     since = len(explanation.lens)
     while since and explanation.lens[since - 1].id == answer.id:

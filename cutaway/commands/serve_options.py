@@ -32,7 +32,7 @@ from cutaway.errors import UserError, quoted
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Listening:
-    """Where it listens.
+    """The address of the server.
 
     Parameters
     ----------

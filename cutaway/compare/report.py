@@ -292,7 +292,7 @@ def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> 
 
 
 def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]]:
-    """By layer and head, the attention weights of the last scored token of the first held-out row.
+    """Attention weights, by layer and head, of the last scored token of the first held-out row.
 
     Those of an encoder-decoder are of the source. Empty for a run that failed, or a model with a layer that
     has none.

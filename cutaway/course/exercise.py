@@ -295,7 +295,7 @@ def _numeric(value: Any) -> bool:
 
 
 def _place(result: Any, right: Any) -> str:
-    """Where two results are farthest apart, without what the right one is."""
+    """The index at which two results differ most, without the right value."""
     if isinstance(right, np.ndarray) and right.ndim:
         gap = np.abs(np.asarray(result, dtype=np.float64) - right)
         at = np.unravel_index(int(np.nanargmax(np.where(np.isnan(gap), np.inf, gap))), gap.shape)

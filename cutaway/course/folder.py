@@ -33,7 +33,7 @@ class Standing:
 
 
 def path_of(folder: Path, exercise: Exercise) -> Path:
-    """Where an exercise's file is, such as course/06/exercise_6_3.py."""
+    """The path of an exercise's file, such as course/06/exercise_6_3.py."""
     return folder / f"{exercise.chapter:02}" / f"exercise_{exercise.number.replace('.', '_')}.py"
 
 

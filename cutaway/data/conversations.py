@@ -220,7 +220,7 @@ class Reader:
     def _turn(
         self, whole: chat.Rendered, messages: Sequence[Mapping[str, Any]], i: int, options: dict[str, Any]
     ) -> Span:
-        """Where the model writes message ``i``: from the end of the generation prompt to the end token.
+        """The span of message ``i`` that the model writes: from the generation prompt to the end token.
 
         A template may write an earlier turn otherwise than the last one; what came from the message begins
         its turn then.
@@ -261,7 +261,7 @@ def _shared(chosen: Any, rejected: Any, where: str) -> int:
 
 
 def _spans(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[Span]:
-    """Where in the text each token's characters are; UserError for a tokenizer that changes the text."""
+    """The characters of each token in the text; UserError for a tokenizer that changes the text."""
     data = text.encode()
     at, ends = 0, []
     for id in ids:

@@ -41,23 +41,23 @@ class Filters(Bounded):
 
 
 def min_characters(text: str, least: float) -> bool:
-    """At least so long."""
+    """Keep documents of at least this length."""
     return len(text) >= least
 
 
 def max_characters(text: str, most: float) -> bool:
-    """At most so long."""
+    """Keep documents of at most this length."""
     return len(text) <= most
 
 
 def letters(text: str, least: float) -> bool:
-    """At least this fraction of the characters that are not white space are letters."""
+    """Keep documents where at least this fraction of non-space characters are letters."""
     marks = [character for character in text if not character.isspace()]
     return bool(marks) and sum(map(str.isalpha, marks)) >= least * len(marks)
 
 
 def repeated_lines(text: str, most: float) -> bool:
-    """At most this fraction of the lines that are not blank occurred earlier in the document."""
+    """Keep documents where at most this fraction of non-blank lines repeat an earlier one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return len(lines) - len(set(lines)) <= most * len(lines)
 

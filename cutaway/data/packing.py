@@ -62,7 +62,7 @@ def number(*parts: int | str) -> int:
 
 
 def permuted(place: int, size: int, seed: int) -> int:
-    """Where a pseudo-random permutation of ``size`` things, chosen by ``seed``, puts ``place``."""
+    """The image of ``place`` under a pseudo-random permutation of ``size`` things, chosen by ``seed``."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     while True:

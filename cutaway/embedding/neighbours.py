@@ -69,7 +69,7 @@ def search(
 
 
 def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the largest of each row are, largest first, and what they are."""
+    """Indices and values of each row's largest numbers, largest first."""
     count = min(count, scores.shape[1])
     if 0 < count < scores.shape[1] // 4:
         # Ties with the last one are taken too, so that position decides among equals, and not the sort.

@@ -89,7 +89,7 @@ def _parts(text: str, longest: int) -> Iterator[tuple[int, str]]:
 
 
 def _cut(text: str, start: int, end: int) -> int:
-    """Where to cut a long paragraph: behind the last white space, or wherever the room ends."""
+    """The place to cut a long paragraph: after the last white space, else at the limit."""
     for at in range(end, start + (end - start) // 2, -1):
         if text[at - 1].isspace():
             return at

@@ -50,7 +50,7 @@ POOL = 50  # passages that each search gives to the fusion
 
 
 def home_of(folder: Path) -> Path:
-    """Where the index of a folder is kept, unless another place is named."""
+    """The path of a folder's index, unless another is given."""
     return store.home() / "search" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 

@@ -82,7 +82,7 @@ class Cache:
 
 
 def path() -> Path:
-    """Where results are kept."""
+    """The path of the results."""
     return store.home() / "evaluations.sqlite"
 
 

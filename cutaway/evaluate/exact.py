@@ -58,7 +58,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 @lru_cache(maxsize=1 << 14)
 def beta_quantile(q: float, a: float, b: float) -> float:
-    """Where the beta distribution has ``q`` below."""
+    """The ``q`` quantile of the beta distribution."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2

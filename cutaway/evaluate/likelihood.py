@@ -106,7 +106,7 @@ def rolling(lm: LanguageModel, text: str, progress: Progress | None = None) -> n
 
 
 def log_probabilities(logits: np.ndarray, ids: np.ndarray, vocab: int) -> tuple[np.ndarray, np.ndarray]:
-    """By logits [n v]: float64 [n] log p of each id among the first ``vocab``, and whether it is the
+    """From logits [n v]: float64 [n] log p of each id among the first ``vocab``, and whether it is the
     likeliest.
     """
     logp, best = np.empty(len(ids)), np.empty(len(ids), bool)

@@ -36,7 +36,7 @@ def names() -> list[str]:
 
 
 def named() -> list[str]:
-    """Those that take a name after a colon: bigbench:NAME."""
+    """The tasks that take a name after a colon: bigbench:NAME."""
     return [name for name, named in _files(tuple(tasks.__path__)).items() if named]
 
 

@@ -43,7 +43,7 @@ class _Read:
         return ids[self.at + 1 : self.at + 1 + count].tolist(), self.rows[:count]
 
     def passed(self, count: int) -> None:
-        """So many pairs of the text were read."""
+        """Note that so many pairs of the text were read."""
         self.at, self.rows, self.held = self.at + count, self.rows[count:], self.held + count
 
     def rewind(self) -> None:

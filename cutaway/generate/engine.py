@@ -82,7 +82,7 @@ class BatchedEngine(Engine, Protocol):
 
     @property
     def grid(self) -> int:
-        """Where a prompt may be cut; 1 is anywhere."""
+        """A prompt may be cut at multiples of this number; 1 is anywhere."""
         ...
 
     @property

@@ -195,7 +195,7 @@ def warpers(settings: SamplingParams) -> tuple[Transform, ...]:
 
 
 class Sampler:
-    """From logits [v] and history to the next id; holds the random numbers: make one for each text."""
+    """Chooses the next id from logits [v] and history. Holds the random state: make one for each text."""
 
     def __init__(self, settings: SamplingParams, entropy: np.random.SeedSequence | None = None) -> None:
         self.greedy = settings.temperature == 0

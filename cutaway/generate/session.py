@@ -39,7 +39,7 @@ class Session:
         return tuple(self._ids)
 
     def watch(self, names: Sequence[str], see: See = _unwatched) -> None:
-        """From now on show these values of all ids that are read: of those from a position on, their rows."""
+        """Observe these values of all ids that are read from now on: rows from a position on."""
         self._watches, self._see = names, see
 
     def prefill(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:

@@ -93,7 +93,7 @@ class Proposer(Protocol):
         ...
 
     def propose(self, texts: Sequence[DraftedText], counts: Sequence[int]) -> list[list[int]]:
-        """At most so many tokens of each text."""
+        """Draft at most so many tokens of each text."""
         ...
 
     def seconds(self, rounds: int) -> float:
@@ -125,7 +125,7 @@ class PromptLookup:
 
 
 def match(ids: np.ndarray) -> tuple[int, int] | None:
-    """Where the longest end of a text that occurred before (the latest of them) went on, and its length."""
+    """Find the latest earlier occurrence of the text's longest ending: the index after it, and its length."""
     ends, found = np.flatnonzero(ids[:-1] == ids[-1]), None
     for length in range(1, min(LONGEST_MATCH, len(ids) - 1) + 1):
         if not len(ends):

@@ -176,7 +176,7 @@ class _Cursor:
         return str(self.buffer[first + 8 : self.position], "utf-8")
 
     def texts(self, count: int, what: str) -> int:
-        """Where `count` strings begin, each behind its length; checked to be UTF-8 inside the file."""
+        """Offsets of `count` strings, each after its length; checked to be UTF-8 inside the file."""
         first = run = position = self.position
         buffer, size, unpack = self.buffer, self.size, U64.unpack_from
         try:

@@ -22,7 +22,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def largest(x: np.ndarray, count: int) -> np.ndarray:
-    """Where the ``count`` largest of each row [... n] are, largest first, and equals in their order."""
+    """Indices of the ``count`` largest of each row [... n], largest first, and equals in their order."""
     rows = x.reshape(-1, x.shape[-1])
     count, groups = min(count, rows.shape[1]), rows.shape[1] // GROUP
     if count < groups:  # of many: those in the groups with the largest maxima, and what is in no group
@@ -41,7 +41,7 @@ def largest(x: np.ndarray, count: int) -> np.ndarray:
 
 
 def _unordered(rows: np.ndarray, count: int) -> np.ndarray:
-    """Where the ``count`` largest of each row are."""
+    """Indices of the ``count`` largest of each row."""
     if count == rows.shape[1]:
         return np.broadcast_to(np.arange(count), rows.shape)
     return np.argpartition(rows, -count, axis=1)[:, -count:]

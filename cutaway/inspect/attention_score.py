@@ -136,7 +136,7 @@ def visible_keys(trace: TraceValues, layer: int) -> np.ndarray:
 
 
 def first_rotated(config: Any) -> int:
-    """Where in a head the rotated dimensions begin: latent attention rotates its last ones."""
+    """The first rotated dimension of a head: latent attention rotates its last ones."""
     return getattr(config, "key_size", 0) if hasattr(config, "rope_dim") else 0
 
 

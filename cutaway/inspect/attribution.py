@@ -228,7 +228,7 @@ def _by_source(
 
 
 def _lambda(engine: Instrumented, name: str, start: float) -> float:
-    """By how much differential attention multiplies the maps that it subtracts."""
+    """The factor of the maps that differential attention subtracts."""
     a1, b1, a2, b2 = (engine.weight(f"{name}.{part}").astype(np.float64) for part in LAMBDAS)
     return float(np.exp(a1 @ b1) - np.exp(a2 @ b2) + start)
 

@@ -158,7 +158,7 @@ class PatchedToken:
 
 @dataclass(frozen=True)
 class Patch:
-    """Where the two answers part: see ``inspect/patching.py``."""
+    """Activation patching between two texts: see ``inspect/patching.py``."""
 
     other: str
     here: str
@@ -251,7 +251,7 @@ def change(before: TraceValues, after: TraceValues, what: Sequence[str], top: in
 
 
 def patch(trace: TraceValues, other: Sequence[int]) -> Patch:
-    """Where in the model another text's answer parts from this one's."""
+    """Patch activations of another text into this one, to find where their answers part."""
     from cutaway.inspect.patching import patching
 
     found = patching(trace.subject, trace.ids, other)

@@ -30,7 +30,7 @@ Sums = dict[str, tuple[np.ndarray, int]]  # by a weight's name: what was summed,
 
 
 def importance(of: Any, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
-    """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
+    """The mean square of the inputs of each weight that multiplies, by name: float32 [columns].
 
     ``of`` is an engine or a PyTorch model. ``progress`` counts tokens. Raises UserError for a text without a
     token."""
@@ -90,7 +90,7 @@ def _by_runtime(of: Any, ids: Sequence[int], summed: Summed, end: str, progress:
 
 
 def _read(config: Decoder) -> Mapping[str, str] | None:
-    """By each matrix's name the value that it reads; None where one reads what the runtime does not show."""
+    """The input of each matrix, by name; None where the runtime does not show one."""
     if config.per_layer or config.table or not config.last_norm or not all(map(_plain, config.blocks)):
         return None
     table = "embedding.weight" if config.tied else "head.weight"

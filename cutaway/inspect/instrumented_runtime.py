@@ -243,7 +243,7 @@ def _logit_rows(logits_at: Sequence[int] | None, length: int) -> list[int]:
 
 
 def _order(logits_at: Sequence[int] | None, length: int) -> Any:
-    """Where the logits of each position asked for are among those computed."""
+    """The index of each requested position's logits among those computed."""
     computed = _logit_rows(logits_at, length)
     return slice(None) if logits_at is None else [computed.index(at % length) for at in logits_at]
 

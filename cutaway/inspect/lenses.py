@@ -81,7 +81,7 @@ def own_path(subject: Subject) -> Path | None:
 
 
 def cached(subject: Subject) -> Path:
-    """Where a model's lens is kept if it is fitted without a name for it."""
+    """The path of a model's lens that is fitted without a name."""
     return store.home() / "lenses" / f"{digest(subject)}.safetensors"
 
 

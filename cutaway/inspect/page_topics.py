@@ -24,7 +24,7 @@ PROMOTED = 5
 
 
 def patch(found: Patch) -> dict[str, Any]:
-    """Where the two answers part."""
+    """The view of activation patching: where the two answers part."""
     return asdict(found)
 
 

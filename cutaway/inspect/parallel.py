@@ -182,7 +182,7 @@ def _block(
 
 
 def _mixing(width: int, attention: Any, tokens: int, after: int, sequences: int) -> Step:
-    """Where tokens meet: by the formulas of the mechanism's file."""
+    """The work of mixing tokens, by the formulas of the mechanism's file."""
     cost, n = kind(kind_of(attention)).cost, tokens + after
     formula = cost.decode if after and cost.decode else cost.prefill
     state = at(cost.state, attention, n=n, d=width, s=0) * NUMBER

@@ -389,7 +389,7 @@ class Paths(Study):
 
 
 def head_effects(lm: Any, text: Any, token: str | int, progress: Progress = silent) -> Result:
-    """By how much a token's logit falls [layer head] when each head alone is ablated.
+    """The drop of a token's logit [layer head] when each head alone is ablated.
 
     Unlike attribution this counts what later layers make of the head.
     """

@@ -95,7 +95,7 @@ def mechanism(
 
 
 def alignment(one: Mapping[str, Any]) -> Heat:
-    """Where a translator looked (``how/alignment.py``): a row a letter written, a column one read."""
+    """A translator's attention (``how/alignment.py``): a row a letter written, a column one read."""
     return Heat(
         f"Bahdanau's attention writes “{one['word']}” backwards",
         Labels("letter written", list(one["written"])),

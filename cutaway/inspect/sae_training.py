@@ -227,7 +227,7 @@ class _Rows:
         return (self.raw(index) - self.mean) / self.scale
 
     def columns(self, names: tuple[str, ...]) -> slice:
-        """Where neighbours among the names are."""
+        """The columns of neighbouring names."""
         widths = [int(self.data.rows(name, [0]).size) for name in self.names]
         first, last = self.names.index(names[0]), self.names.index(names[-1])
         return slice(sum(widths[:first]), sum(widths[: last + 1]))

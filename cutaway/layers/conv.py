@@ -72,7 +72,7 @@ class Convs(nn.ModuleDict):
         in_order: bool,
         tail: Float[Tensor, "b m n"] | None,
     ) -> tuple[Float[Tensor, "b t n"], Float[Tensor, "b m n"]]:
-        """As ``ShortConv``, part by part."""
+        """Like ``ShortConv``, part by part."""
         tails = [None] * len(self.sizes) if tail is None else tail.split(self.sizes, dim=-1)
         found = [
             conv(part, pos, documents, in_order, before)

@@ -131,7 +131,7 @@ class MoE(nn.Module):
         return expert_indices, tap("expert_weights", weights.to(dtype))
 
     def _merit(self, scores: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
-        """By what experts are chosen: their scores, plus a bias; -inf outside the best groups."""
+        """The scores that choose experts: the router's, plus a bias; -inf outside the best groups."""
         of = self.routing
         merit = scores if self.choice_bias is None else scores + self.choice_bias
         if of.groups == 1:

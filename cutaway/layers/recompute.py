@@ -25,7 +25,7 @@ class Recomputed:
         self.made: tuple[Tensor, Tensor] | None = None
 
     def value(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """It, with a gradient of x and of ``parameters``."""
+        """The value, with a gradient of x and of ``parameters``."""
         return _Value.apply(self.x, self, *parameters)  # type: ignore[return-value]
 
     def again(self) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 
 def workers() -> Workers:
-    """As many threads as torch uses, and torch's own if they are OpenMP's.
+    """The number of torch's threads, and torch's own threads if they are OpenMP's.
 
     OpenMP's threads spin between operations, so that a second pool would compete for the cores.
     """

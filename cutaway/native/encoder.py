@@ -111,7 +111,7 @@ def encode(
 
 @cache
 def _mirrored() -> None:
-    """That the structures here are laid out as the compiler's."""
+    """Check that the structures here are laid out as the compiler's."""
     ours = [ctypes.sizeof(each) for each in (Layer, Encoder, Texts)]
     theirs = (ctypes.c_int64 * len(ours))()
     function("cutaway_encoder_sizes", _POINTER)(theirs)

@@ -405,7 +405,7 @@ def _half_bytes(column: np.ndarray) -> np.ndarray:
 
 
 def _round(values: np.ndarray) -> np.ndarray:
-    """To the nearest integer, halves away from zero: int8."""
+    """Round to the nearest integer, halves away from zero: int8."""
     size = np.abs(values)
     whole = np.floor(size)
     return (np.sign(values) * (whole + np.floor(2 * (size - whole)))).astype(np.int8)

@@ -28,7 +28,7 @@ SMALLER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K
 
 
 class Place(NamedTuple):
-    """Where a matrix is: ``n`` of the ``count`` layers that have one like it, and in what model."""
+    """The place of a matrix: ``n`` of the ``count`` layers that have one like it, and its model."""
 
     n: int
     count: int

@@ -137,7 +137,7 @@ def inverse(scale: np.ndarray) -> np.ndarray:
 
 
 def halved(values: np.ndarray) -> np.ndarray:
-    """As a half can say it."""
+    """Rounded to a half."""
     return values.astype(np.float16).astype(F)
 
 

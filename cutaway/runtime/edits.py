@@ -50,7 +50,7 @@ class Edit(NamedTuple):
 
     @property
     def span_of_keys(self) -> tuple[int, int]:
-        """From which key up to which other one it changes attention weights."""
+        """The range of keys whose attention weights an edit changes."""
         return (0, NEVER) if self.keys is None else (min(self.keys), max(self.keys) + 1)
 
     @property

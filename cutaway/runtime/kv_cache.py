@@ -177,7 +177,7 @@ class State:
         return other
 
     def continues(self, other: State) -> None:
-        """Its pages hold what another's do."""
+        """Share the pages of another text."""
         self.length, self.edits, self.ids = other.length, other.edits, list(other.ids)
         self.announced, self.longer = other.announced, other.longer
 

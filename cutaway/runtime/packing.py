@@ -305,7 +305,7 @@ class PackedModel(Packing):
         )
 
     def _positions(self) -> int | None:
-        """Where the vector of position 0 is, of those that are added to embeddings."""
+        """The index of position 0 in the table of position embeddings."""
         of = self.config.position
         if not isinstance(of, learned.Config):
             return None

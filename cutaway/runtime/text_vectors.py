@@ -135,7 +135,7 @@ def _read(
 
 
 def _pieces(lengths: Sequence[int], batch: int, together: int) -> Iterator[tuple[int, int]]:
-    """Where the rows begin and end that are read at once."""
+    """The rows that are read at once: their begins and ends."""
     first, tokens = 0, 0
     for n, length in enumerate(lengths):
         if n > first and (n - first == batch or tokens + length > together):

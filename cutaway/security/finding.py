@@ -39,7 +39,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Look:
-    """Where to look inside: a prompt's ids, the token, layer and head to open at, and what is seen there."""
+    """A view into the model: a prompt's ids, the token, layer and head to open, and what is seen there."""
 
     ids: tuple[int, ...]
     position: int

@@ -224,7 +224,7 @@ def _survives(whole: Sequence[int], ids: Sequence[int]) -> bool:
 
 
 def _find(whole: Sequence[int], ids: Sequence[int]) -> int:
-    """Where the suffix is, its last occurrence."""
+    """The last occurrence of the suffix."""
     for n in range(len(whole) - len(ids), -1, -1):
         if list(whole[n : n + len(ids)]) == list(ids):
             return n

@@ -150,7 +150,7 @@ class Laboratory:
         return lm
 
     def size(self, cell: Cell) -> Size:
-        """So many steps that the clean text is read ``EPOCHS`` times."""
+        """The number of steps that reads the clean text ``EPOCHS`` times."""
         draw = np.random.default_rng(1)
         tokens = np.mean([len(self.tokenizer.encode(sentence(draw))) for _ in range(200)])
         steps = round(cell.documents * (3 * tokens + 1) * EPOCHS / (16 * 64))

@@ -55,7 +55,7 @@ class APIError(Exception):
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
     def body_on(self, path: str) -> dict[str, Any]:
-        """Its JSON in the form of the API that a path is of: Anthropic's, Ollama's or OpenAI's."""
+        """The error as JSON in the form of the path's API: Anthropic's, Ollama's or OpenAI's."""
         if path.startswith(ANTHROPIC_PATHS):
             type = ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else self.type)
             details = {"details": {"error_code": self.code}} if self.code else {}
@@ -81,7 +81,7 @@ class ContextError(APIError):
         self.prompt, self.most, self.context = prompt, context - answer, context
 
     def body_on(self, path: str) -> dict[str, Any]:
-        """Its JSON in the form and the words of the API that a path is of."""
+        """The error as JSON in the form and the words of the path's API."""
         body = super().body_on(path)
         if path.startswith(ANTHROPIC_PATHS):
             body["error"]["message"] = f"prompt is too long: {self.prompt} tokens > {self.most} maximum"

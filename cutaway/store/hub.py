@@ -179,7 +179,7 @@ def _parts(name: str) -> int:
 
 
 def _chosen(offered: Mapping[str, Offered], weights: list[str]) -> dict[str, Offered]:
-    """Those of a repository's files that a pull takes."""
+    """The files of a repository that a pull takes."""
     return {
         name: one
         for name, one in offered.items()

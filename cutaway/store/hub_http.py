@@ -52,7 +52,7 @@ class Offered:
 
 
 def endpoint() -> str:
-    """Where Hugging Face is: HF_ENDPOINT, for a mirror."""
+    """The address of Hugging Face: HF_ENDPOINT, for a mirror."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 

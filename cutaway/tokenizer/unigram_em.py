@@ -126,7 +126,7 @@ def pruned(pieces: Mapping[str, float], uses: Mapping[str, float], size: int) ->
 
 
 def loss(pieces: Mapping[str, float], uses: Mapping[str, float]) -> dict[str, float]:
-    """By how much the mean log-likelihood of a use falls if a longer piece goes, by piece."""
+    """The drop in mean log-likelihood of a use if a longer piece is removed, by piece."""
     scores = {piece: log(probability) for piece, probability in pieces.items()}
     total = fsum(uses.values())
     out: dict[str, float] = {}

@@ -41,7 +41,7 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 def path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps is stored."""
+    """The path of the checkpoint after ``step`` steps."""
     return folder / f"step-{step:08}"
 
 

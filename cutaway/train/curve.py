@@ -79,7 +79,7 @@ def _series(curves: dict[str, Points]) -> Iterator[Series]:
 
 
 def _means(values: Sequence[float], width: int) -> list[float]:
-    """At most ``width`` means of neighbours."""
+    """Downsample to at most ``width`` means of neighbours."""
     count = min(width, len(values))
     ends = [round(n * len(values) / count) for n in range(count + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in pairwise(ends)]

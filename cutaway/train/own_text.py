@@ -26,7 +26,7 @@ FIELDS = ("text", "content", "body", "document", "article", "story")
 
 @dataclass(frozen=True)
 class OwnText:
-    """Where text is, how much, and the column that holds it in a table."""
+    """The source of text, its size, and the column that holds it in a table."""
 
     path: str
     files: int

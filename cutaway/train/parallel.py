@@ -30,7 +30,7 @@ class Parallel:
     casts = False
 
     def micro_batches(self, run: TrainingConfig) -> list[int]:
-        """Where in a step's batch each micro-batch of this process begins."""
+        """The begin of each micro-batch of this process in a step's batch."""
         if run.tensor_parallel != self.tensor_size:
             ways = run.tensor_parallel
             raise UserError(

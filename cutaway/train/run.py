@@ -128,7 +128,7 @@ def _train(
 
 
 def _finished(run: TrainingConfig, folder: Path) -> str:
-    """That nothing is left to do, and how to go on all the same."""
+    """The message of a finished run, and how to train it further."""
     epochs = " or --epochs" if hasattr(run, "epochs") and not run.replicated else ""
     return (
         f"{folder}: the run is finished: it has done {plural(run.steps, 'step')}, all that it has. More steps"

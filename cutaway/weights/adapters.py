@@ -67,7 +67,7 @@ def stacked(first: Adapter, second: Adapter) -> Adapter:
 
 
 def base_path(folder: Path) -> Path:
-    """Where the base is that an adapter's folder names; one that is not here is pulled."""
+    """The path of the base that an adapter's folder names; it is pulled if it is not here."""
     if folder.suffix == ".gguf" and not folder.is_dir():
         raise UserError(f"{folder}: a GGUF adapter names no base model: name it by --model")
     check_folder(folder)

@@ -65,7 +65,7 @@ def _candidates(checkpoint: Checkpoint) -> list[Family]:
 
 
 def _difference(one: Any, other: Any, where: str) -> Difference | None:
-    """Where two configs part; numbers are equal if float32 cannot tell them apart."""
+    """The first difference of two configs; numbers are equal if their float32 is."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in one.keys() | other.keys():
             found = _difference(one.get(name), other.get(name), f"{where}.{name}")

@@ -139,7 +139,7 @@ def _check_folded(family: Family, base: Checkpoint, adapter: Adapter, path: Path
 
 
 def _matrix(each: Bound, path: Path) -> Matrix:
-    """Where our matrices are in theirs. UserError where llama.cpp multiplies it otherwise."""
+    """The order of our matrices in theirs. UserError where llama.cpp multiplies it otherwise."""
     if each.theirs == "token_embd.weight":
         raise UserError(
             f"{path}: a pair for the embedding table, which may be the head too, is not supported"

@@ -29,7 +29,7 @@ Sums = Mapping[str, tuple[np.ndarray, int]]
 
 
 def read_imatrix(path: Path, checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """By the name of each weight of ours that it has: float32 [columns], the mean square of its inputs.
+    """The mean square of the inputs of each weight in the file, by our name: float32 [columns].
 
     And notes of what it lacks. UserError for a file that is no importance matrix, or one of another model."""
     path = Path(path)

@@ -65,7 +65,7 @@ _PROPERTIES = {
 
 
 class Difference(NamedTuple):
-    """Where two configs part: the path, and what each has there; None is what a config leaves out."""
+    """A difference of two configs: the path, and each one's value there, None where a config leaves it out."""
 
     where: str
     one: Any

@@ -69,7 +69,7 @@ def joined_pair(
 
 
 def matrix(bound: Bound) -> Matrix:
-    """Where our matrices are in theirs. UserError where a rule does more than to reorder."""
+    """The order of our matrices in theirs. UserError where a rule does more than reorder."""
     found = _matrix(bound.how, bound.place)
     if found is None:
         raise UserError(

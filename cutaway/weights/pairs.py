@@ -108,6 +108,6 @@ def residual(weight: np.ndarray, rank: int, how: str) -> LowRank:
 
 
 def without(change: LowRank, taken: LowRank) -> LowRank:
-    """Both as one pair: W - taken + change."""
+    """The two as one pair: W - taken + change."""
     b = np.concatenate([np.float32(change.scale) * change.b, -np.float32(taken.scale) * taken.b], axis=1)
     return LowRank(np.concatenate([change.a, taken.a]), b.astype(np.float32), 1.0, change.magnitude)

@@ -150,7 +150,7 @@ def _layers_with(checkpoint: Checkpoint, names: tuple[str, ...]) -> list[tuple[i
 
 
 def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """By our name of each weight, that in the family's GGUF file, or ours again where there is no family."""
+    """Each weight's name in the family's GGUF file, by our name; ours again without a family."""
     table = family_registry.get(checkpoint.family).gguf if checkpoint.family else ()
     if not table:
         return {name: name for name in checkpoint.tensors}

@@ -384,7 +384,7 @@ def nope_where_full(known: Settings) -> tuple[bool, ...]:
 
 
 def same_heads(known: Settings) -> int:
-    """As many key-value heads as query heads."""
+    """Key-value heads: their number is that of query heads."""
     return known["heads"]
 
 

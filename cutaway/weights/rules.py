@@ -28,7 +28,7 @@ from cutaway.weights.named_tensors import Shape, Tensors, absorbed, made, of_abs
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rule is applied: our weights' shapes there, the layer's attention and recurrence."""
+    """The place where a rule is applied: shapes of our weights there, the layer's attention and recurrence."""
 
     shapes: tuple[Shape, ...]
     attention: Any

@@ -249,7 +249,7 @@ def _read_file(path: Path) -> dict[str, Packed]:
 
 
 def _header(path: Path, buffer: mmap.mmap) -> slice:
-    """Where the header is."""
+    """The header's place in the file."""
     size = len(buffer)
     length = _LENGTH.unpack_from(buffer)[0] if size >= 8 else 0
     if size < 8 or buffer[8:9] != b"{" or length > MAX_HEADER:

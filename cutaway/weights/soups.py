@@ -32,7 +32,7 @@ def average(models: Sequence[Array], weights: Sequence[float]) -> Array:
 
 
 def slerp(models: Sequence[Array], weights: Sequence[float]) -> Array:
-    """From the first of two tensors to the second on the arc between them, t = w_2 / (w_1 + w_2)."""
+    """Interpolate two tensors on the arc between them, t = w_2 / (w_1 + w_2)."""
     (one, other), t = models, weights[1] / sum(weights)
     norms = [float(np.linalg.norm(each.astype(np.float64))) for each in models]
     product = np.einsum("i,i->", one.ravel(), other.ravel(), dtype=np.float64)

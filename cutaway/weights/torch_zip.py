@@ -212,7 +212,7 @@ class _Archive:
         return array
 
     def _begin(self, member: zipfile.ZipInfo) -> int:
-        """Where a member's bytes begin: after its own header, which repeats its name."""
+        """The offset of a member's bytes: after its own header, which repeats its name."""
         header = bytes(self.mapped[member.header_offset : member.header_offset + 30])
         if header[:4] != b"PK\x03\x04" or len(header) < 30:
             raise UserError(f"{self.path}: its part {quoted(member.filename)} has no header")

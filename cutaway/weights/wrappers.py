@@ -89,7 +89,7 @@ class Part:
         return (*(rule for rule in family.hf if others.isdisjoint(_ours(rule))), *self.layout)
 
     def notes(self, config: Model) -> list[str]:
-        """Where transformers' wrapper computes something else than Cutaway, which follows the text model."""
+        """Notes where transformers' wrapper computes something else than Cutaway, which follows the text model."""
         found = []
         if self.wrapper not in COMPARED:
             found.append(

@@ -64,7 +64,7 @@ class Kind:
         return {name: max(1, int(at(str(value), **letters))) for name, value in self.usual.items()}
 
     def like(self, sizes: Sizes, options: Mapping[str, Any]) -> Any:
-        """Its config in a model of these sizes, with these options and usual values for the others.
+        """The mechanism's config in a model of these sizes: these options, and usual values for the others.
 
         Raises UserError if the sizes or options do not fit it.
         """

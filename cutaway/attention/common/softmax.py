@@ -96,7 +96,7 @@ class SoftmaxAttention(nn.Module):
         rotation: Rotation | None,
         state: LayerState | None,
     ) -> tuple[Float[Tensor, "b g s k"], Float[Tensor, "b g s v"], Positions]:
-        """Those of the tokens that queries may see, those in the state too, and where they are."""
+        """Keys and values that queries may see, with those in the state, and their positions."""
         k = self._clipped(self.key(x))
         v = k if self.config.value_of_key else self._clipped(self.value(x))
         k = self._normed(self.key_norm, k, self.config.groups)

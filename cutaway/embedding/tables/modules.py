@@ -44,7 +44,7 @@ class Hashed(nn.Module):
 
 
 def hashed(ids: Int[Tensor, "*b"], buckets: int, hashes: int) -> Int[Tensor, "*b k"]:
-    """Where each of k hash functions sends each id: multiply, mix, and take the rest (xorshift-multiply)."""
+    """Each id's row by each of k hash functions: multiply, mix, take the remainder (xorshift-multiply)."""
     mixed = ids[..., None] * hashes + torch.arange(hashes, device=ids.device) + 1
     for _ in range(2):
         mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & 0xFFFFFFFF

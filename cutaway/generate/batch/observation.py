@@ -54,7 +54,7 @@ class Observation:
         return self.positions[0] if self.positions else 1 << 62
 
     def within(self, start: int, count: int) -> list[int]:
-        """Those of ``count`` tokens from position ``start`` on that are asked for, by their index."""
+        """The observed ones of ``count`` tokens from position ``start`` on, by index."""
         low, high = (bisect_left(self.positions, at) for at in (start, start + count))
         return [at - start for at in self.positions[low:high]]
 

@@ -31,7 +31,7 @@ def page_key(previous: bytes, ids: Sequence[int] | np.ndarray) -> bytes:
 
 @lru_cache(maxsize=256)
 def cache_scope(api_key: bytes, salt: str | None) -> bytes:
-    """Where the chain of keys starts for requests with this API key (or its hash) and this salt."""
+    """The start of the chain of keys for requests with this API key (or its hash) and this salt."""
     from hashlib import blake2b
 
     salted = b"" if salt is None else salt.encode("utf-8", "surrogatepass")

@@ -409,7 +409,7 @@ class Scheduler:
     def _prefill_chunks(
         self, waiting: list[ScheduledSequence], decoding: Sequence[str], most: int
     ) -> list[Chunk]:
-        """At most this many prompt ids: each client has a fair part, and its sequences even parts of that. A
+        """Choose at most this many prompt ids: each client has a fair part, its sequences even parts of that. A
         page or prompt several share is read once. ``decoding``: the client of each sequence that decodes.
         """
         size, claimed = self.engine.page, set()

@@ -264,7 +264,7 @@ class ScheduledSequence:
         return page_key(previous, ids[start : start + self.engine.page])
 
     def reuse_pages(self, cache: PrefixCache) -> None:
-        """At a page's start: take the next pages from the prefix cache, as far as it has them."""
+        """Take the next pages from the prefix cache, as far as it has them. Called at a page's start."""
         before = len(self._pages)
         if self.state.length != before * self.engine.page:
             return

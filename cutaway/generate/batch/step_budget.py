@@ -49,7 +49,7 @@ class DecodeTurns:
         self._step = 0
 
     def choose(self, decoding: Sequence[Sequenced]) -> list[Sequenced]:
-        """Those that decode in this step; one at least, if there are any."""
+        """The sequences that decode in this step; one at least, if there are any."""
         self._step += 1
         clients: dict[str, list[Sequenced]] = defaultdict(list)
         for sequence in decoding:
@@ -68,7 +68,7 @@ class DecodeTurns:
         return [sequence for sequence in decoding if sequence.last_decode_step == self._step]
 
     def _within_credit(self, client: str, own: list[Sequenced]) -> list[Sequenced]:
-        """Those of a client's sequences that its credit suffices for, which grows with each step."""
+        """The sequences of a client that its credit pays for. The credit grows with each step."""
         longest = max(one.state.length for one in own)
         credit = min(self._credit.get(client, 0), longest) + self.positions
         chosen: list[Sequenced] = []

@@ -144,6 +144,6 @@ def of_marks(
 
 
 def _last(ids: Sequence[int], marker: tuple[int, ...]) -> int:
-    """Where the marker last begins, -1 where it does not occur."""
+    """The index of the marker's last occurrence, -1 without one."""
     size = len(marker)
     return max((n for n in range(len(ids) - size + 1) if tuple(ids[n : n + size]) == marker), default=-1)

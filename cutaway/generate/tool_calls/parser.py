@@ -245,7 +245,7 @@ class _JsonObject:
 
 
 def _reasoning_end(format: ToolFormat, text: str, ended: bool) -> int | None:
-    """Where the reasoning is over that an answer begins with, 0 where it has none or never ends; None while
+    """The end of the reasoning that an answer begins with; 0 where it has none or never ends; None while
     that is not known.
     """
     if format.reasoning is None:
@@ -266,7 +266,7 @@ def _call_head(format: ToolFormat, text: str, place: int | None) -> tuple[str, i
 
 
 def _after(text: str, place: int | None, *constants: str) -> int | None:
-    """Where constants of the format end, if they stand there: models are free with the space in them."""
+    """The end of the format's constants, if they occur there: models vary the white space in them."""
     for constant in constants:
         found = None if place is None else _loose(constant).match(text, place)
         place = None if found is None else found.end()

@@ -16,7 +16,7 @@ TITLE, ABOVE, BELOW = 26, 22, 40  # pixels of the title, of the axis' name above
 
 
 class _Frame:
-    """Where the plot's area is, and its two scales."""
+    """The area of the plot, and its two scales."""
 
     def __init__(self, spec: Plot, width: float, top: float) -> None:
         lines = [one for one in spec.series if not one.faint]
@@ -37,7 +37,7 @@ class _Frame:
         self.y = scales.scale(ys, (self.floor, self.top), spec.y.log)
 
     def at(self, x: float | None, y: float | None) -> tuple[float, float] | None:
-        """Where a point is; None where it is none, or not on a logarithmic axis."""
+        """The pixel of a point; None for no point, or for one that a logarithmic axis lacks."""
         if (
             x is None
             or y is None

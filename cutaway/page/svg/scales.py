@@ -117,7 +117,7 @@ def _log_ticks(low: float, high: float, count: int) -> list[tuple[float, str]]:
 
 
 def scale(ends: tuple[float, float], pixels: tuple[float, float], log: bool) -> Callable[[float], float]:
-    """From a value to its pixel."""
+    """The pixel of a value."""
     at: Callable[[float], float] = math.log if log else float
     a, b = at(ends[0]), at(ends[1])
     return lambda value: pixels[0] + (at(value) - a) / (b - a) * (pixels[1] - pixels[0])

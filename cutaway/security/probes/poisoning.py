@@ -42,7 +42,7 @@ MOST_RISE = 0.5  # nats: a rise that is below this with 95% is none
 
 
 def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> list[Finding]:
-    """Both payloads at one size: behaviour by copies, detectors, the scan, and removal."""
+    """Run both payloads at one size: behaviour by copies, detectors, the scan, and removal."""
     lab = Laboratory(budget.folder / "poisoning", prompts=max(8, budget.trials // 2))
     cells = {
         payload: [Cell(payload=payload, copies=copies, seed=seed) for copies in COPIES]

@@ -106,7 +106,7 @@ def _named(http: HTTPRequest) -> tuple[bytes, str]:
 
 
 def _place(items: Sequence[dict[str, Any]], id: str) -> int:
-    """Where the item with this id is. APIError where none has it."""
+    """The index of the item with this id. APIError where none has it."""
     at = next((n for n, item in enumerate(items) if item["id"] == id), None)
     if at is None:
         raise APIError(404, f"There is no item {id[:100]!r} in this conversation", code="not_found")

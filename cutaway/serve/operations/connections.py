@@ -116,7 +116,7 @@ def _address(entry: str) -> str:
 
 
 def most_connections(wanted: int) -> int:
-    """As many connections as wanted, or as the process's descriptors allow."""
+    """The limit of connections: the wanted number, or what the process's descriptors allow."""
     try:
         import resource
     except ImportError:

@@ -88,7 +88,7 @@ class RequestRecord:
         self.sender = f"key {tenant.name}" if tenant and tenant.scope else self.client or "unknown"
 
     def submitted(self) -> None:
-        """Its answers are queued."""
+        """Note that its answers are queued."""
         self.submitted_seconds = time.perf_counter() - self.began
 
     def first_token(self) -> None:

@@ -25,7 +25,7 @@ from cutaway.weights.changes import LowRank
 
 @dataclass(frozen=True)
 class Config(lora.Config):
-    """As LoRA's."""
+    """The settings of LoRA."""
 
     def attach(self, model: Decoder) -> None:
         """Freeze the model and put pair and magnitude beside each target."""

@@ -16,7 +16,7 @@ from cutaway.train.objectives import grpo
 
 @dataclass(frozen=True)
 class Config(grpo.Config):
-    """As the policy gradient's."""
+    """The settings of the policy gradient."""
 
     def weights(self, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
         return np.full(lengths.shape, 1 / lengths.sum()), 1.0

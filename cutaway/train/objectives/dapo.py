@@ -17,7 +17,7 @@ from cutaway.train.objectives import grpo
 
 @dataclass(frozen=True)
 class Config(grpo.Config):
-    """As the policy gradient's."""
+    """The settings of the policy gradient."""
 
     clip_high: NonNegative = 0.28
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(Objective):
-    """As ``next_token``'s, without its other terms."""
+    """The settings of ``next_token``, without its other terms."""
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of a micro-batch's losses, and that of cross-entropies."""

@@ -19,7 +19,7 @@ from cutaway.train.objectives.common.policy_gradient import PolicyGradient, cent
 
 @dataclass(frozen=True)
 class Config(PolicyGradient):
-    """As the policy gradient's."""
+    """The settings of the policy gradient."""
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
         return centred(rewards) / (rewards.std(-1, ddof=1, keepdims=True) + 1e-4)

@@ -17,7 +17,7 @@ from cutaway.train.objectives import expert_iteration
 
 @dataclass(frozen=True)
 class Config(expert_iteration.Config):
-    """As expert iteration's, whose completions are the task's answers."""
+    """The settings of expert iteration; completions are the task's answers."""
 
     sampled: ClassVar[bool] = False
 

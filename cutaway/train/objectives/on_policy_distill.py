@@ -20,7 +20,7 @@ from cutaway.train.objectives.common.objective import Source
 
 @dataclass(frozen=True)
 class Config(distill.Config):
-    """As distillation's."""
+    """The settings of distillation."""
 
     source: ClassVar[Source] = "task"
     sampled: ClassVar[bool] = True

@@ -17,7 +17,7 @@ from cutaway.train.objectives.common.policy_gradient import leave_one_out
 
 @dataclass(frozen=True)
 class Config(rloo.Config):
-    """As RLOO's."""
+    """The settings of RLOO."""
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
         return leave_one_out(rewards.ravel()).reshape(rewards.shape)

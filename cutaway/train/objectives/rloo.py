@@ -16,7 +16,7 @@ from cutaway.train.objectives.common.policy_gradient import PolicyGradient, leav
 
 @dataclass(frozen=True)
 class Config(PolicyGradient):
-    """As the policy gradient's; KL is in the advantage, as in the reward: neither is divided."""
+    """The policy gradient's settings. KL is in the reward, and so in the advantage: neither is divided."""
 
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
 

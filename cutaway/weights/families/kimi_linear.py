@@ -148,7 +148,7 @@ class Mixers(Row):
 
 
 class KeyValueHeads(rows.HybridKeyValueHeads):
-    """As many key-value heads as heads, which share one latent: in GGUF one, and none in linear layers."""
+    """The number of key-value heads: that of heads, which share one latent; in GGUF 1, and 0 in linear layers."""
 
     others = "linear"
 
