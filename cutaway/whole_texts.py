@@ -19,9 +19,8 @@ from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.runtime import text_vectors
 from cutaway.runtime.numpy_layers import Layers
-from cutaway.weights import classifier as labels
 from cutaway.weights import pooling as stated_pooling
-from cutaway.weights.classifier import Classifier
+from cutaway.weights.classifier import Classes, Classifier, read_classifier, sigmoid
 from cutaway.weights.pair_inputs import PairInputs
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class WholeTexts:
     @cached_property
     def classifier(self) -> Classifier | None:
         """The head for labels, for a model that has one."""
-        return labels.read_classifier(self.engines.checkpoint)
+        return read_classifier(self.engines.checkpoint)
 
     @property
     def ranks(self) -> bool:
@@ -148,7 +147,7 @@ class WholeTexts:
         batch: int = 32,
         truncate: bool = False,
         progress: store.Progress = store.silent,
-    ) -> labels.Classes:
+    ) -> Classes:
         """The labels of texts or pairs of texts, as ``LanguageModel.classify`` describes them."""
         if isinstance(texts, str):
             raise UserError("classify takes a list of texts, and this is one: write classify([text])")
@@ -160,7 +159,7 @@ class WholeTexts:
                 f"{self.engines.checkpoint.source} is no classifier of texts: it has no such head"
             )
         found = self._logits(own, texts, truncate, batch, progress)
-        return labels.Classes(own.labels, own.problem, found, own.scores(found))
+        return Classes(own.labels, own.problem, found, own.scores(found))
 
     def token_classes(
         self,
@@ -168,7 +167,7 @@ class WholeTexts:
         batch: int = 32,
         truncate: bool = False,
         progress: store.Progress = store.silent,
-    ) -> list[tuple[list[int], labels.Classes]]:
+    ) -> list[tuple[list[int], Classes]]:
         """The ids of each text and the labels of its tokens."""
         own = self.classifier
         if own is None or not own.of_tokens:
@@ -178,7 +177,7 @@ class WholeTexts:
         encoding = self._encoding()
         rows, segments = self.inputs.rows(texts, truncate)
         found = text_vectors.token_logits(encoding, own.head, rows, segments, batch, progress)
-        made = (labels.Classes(own.labels, own.problem, one, own.scores(one)) for one in found)
+        made = (Classes(own.labels, own.problem, one, own.scores(one)) for one in found)
         return list(zip(rows, made, strict=True))
 
     def scores(
@@ -191,7 +190,7 @@ class WholeTexts:
             raise UserError(f"{source} is no cross-encoder: it has no head with one label")
         pairs = [(query, text) for text in texts]
         found = self._logits(own, pairs, False, batch, progress)[:, 0]
-        return labels.sigmoid(found) if own.sigmoid else found
+        return sigmoid(found) if own.sigmoid else found
 
     def _logits(
         self,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from cutaway import bundle as files
+from cutaway import bundle as bundles
 from cutaway.commands import console, info
 from cutaway.commands.chat import DEFAULTS
 from cutaway.commands.generate import NOTHING_GIVEN, Sampling
@@ -83,11 +83,11 @@ def bundle(
         "tools": ", ".join(wanted),
         "documents": documents and f"the folder {documents.name}",
     }
-    made = files.write_bundle(
+    made = bundles.write_bundle(
         output,
         model,
         path,
-        files.card(facts, about, measured),
+        bundles.card(facts, about, measured),
         whole=whole,
         adapter=adapter,
         template=chat_template,
@@ -97,7 +97,7 @@ def bundle(
         tools=wanted,
         force=force,
     )
-    signature = None if sign is None else files.sign(output, sign, force)
+    signature = None if sign is None else bundles.sign(output, sign, force)
     size = output.stat().st_size
     if as_json:
         document = {"bundle": output, "bytes": size, "files": made.files, "model_files": made.model_files}

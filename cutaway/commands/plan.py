@@ -12,7 +12,7 @@ from cutaway.commands.options import Json
 from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.train import config
-from cutaway.train import plan as paper
+from cutaway.train.plan import plan as estimate
 
 H100 = 4e14, 2e11  # 40% of its 989 TFLOP/s in bfloat16; bytes a second that it gets through NVLink
 
@@ -54,7 +54,7 @@ def plan(
                 "give --model.vocab SIZE"
             )
         run = replace(run, model=replace(run.model, vocab=vocab))
-    made = paper.plan(run, devices, flops, bandwidth)
+    made = estimate(run, devices, flops, bandwidth)
     if as_json:
         device = {"flops_per_second": flops, "bytes_per_second": bandwidth}
         document = asdict(made) | {"memory": made.memory, "seconds": made.seconds, "device": device}

@@ -21,7 +21,7 @@ from cutaway.embedding.corpus import Report, Vocabulary
 from cutaway.embedding.vectors import Vectors, Watched
 from cutaway.errors import UserError
 from cutaway.store.files import check_file, disk_errors
-from cutaway.weights import vectors as files
+from cutaway.weights.vectors import write_vectors
 
 LOOKS = 10  # times that a watched word is looked at
 
@@ -195,7 +195,7 @@ def _save(output: Path, meter: _Meter, stopped: bool, force: bool, as_json: bool
     parts = model.subwords if isinstance(model, word2vec.Model) else None
     grams = model.input[len(known) :] if isinstance(model, word2vec.Model) and parts is not None else None
     table = np.ascontiguousarray(model.vectors())
-    files.write_vectors(output, Vectors(known.words, table, parts, grams), force=force)
+    write_vectors(output, Vectors(known.words, table, parts, grams), force=force)
     if parts is not None and output.suffix != ".safetensors":
         console.note(
             f"{output.name} holds whole words alone; .safetensors also keeps the n-grams of new words"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway import gguf as container
+from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.tokenizer import pretokenize, sentencepiece, template
 from cutaway.tokenizer.added import AddedToken
@@ -319,7 +319,7 @@ def write_file(spec: TokenizerSpec) -> bytes:
     """A GGUF file that holds a vocabulary and no model, as llama.cpp's own ggml-vocab files do."""
     about = {"general.architecture": ARCHITECTURES.get(spec.model, "llama")}
     out = io.BytesIO()
-    container.write(out, about | write(spec), {})
+    gguf.write(out, about | write(spec), {})
     return out.getvalue()
 
 
