@@ -33,7 +33,7 @@ class Rewindable(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model: ``prefill`` and ``step`` append to the state and return float32 [v], the last position's logits."""
+    """A model: ``prefill`` and ``step`` append to the state and return the last position's logits [v]."""
 
     @property
     def max_context(self) -> int:

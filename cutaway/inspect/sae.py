@@ -206,8 +206,9 @@ class SAE:
 
     @property
     def parts_against(self) -> np.ndarray | None:
-        """For a crosscoder of two models, the fraction of each feature's direction in the second model [f]: near
-        0 the feature is the first model's alone, near 1 the second's. None for other dictionaries.
+        """For a crosscoder of two models, the fraction of each feature's direction in the second one [f].
+
+        Near 0 the feature is the first model's alone, near 1 the second's. None for other dictionaries.
         """
         norms = {name: np.linalg.norm(self.decoder(name), axis=1) for name in self.writes}
         theirs = sum(norm for name, norm in norms.items() if name.startswith(AGAINST))

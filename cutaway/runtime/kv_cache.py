@@ -35,8 +35,8 @@ class Pages:
         self.first_length = first_length  # past which a text rotates otherwise
         self.state_size = state_size  # floats of a text's state of recurrent layers
         self.most = KEPT // max(2 * halves, 1)  # free pages that are kept
-        self._free: deque[tuple[np.ndarray, int]] = deque()  # pages that were written once, as blocks and places
-        self._new: deque[tuple[np.ndarray, int]] = deque()  # pages that were never written
+        self._free: deque[tuple[np.ndarray, int]] = deque()  # pages written once: block, place
+        self._new: deque[tuple[np.ndarray, int]] = deque()  # pages never written
 
     def take(self) -> np.ndarray:
         """A page."""

@@ -30,7 +30,7 @@ from cutaway.serve.validation import StrictModel
 
 log = logging.getLogger("cutaway.serve")
 ROUTES = routes.found()
-EXPOSED = ["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "request-id", "retry-after"]  # web pages may read them
+EXPOSED = ["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "request-id", "retry-after"]  # for web pages
 FIGURES, QUOTAS = ("limit", "remaining", "reset"), ("requests", "tokens")
 EXPOSED += [f"x-ratelimit-{figure}-{quota}" for figure in FIGURES for quota in QUOTAS]
 EXPOSED += [f"anthropic-ratelimit-{quota}-{figure}" for figure in FIGURES for quota in QUOTAS]

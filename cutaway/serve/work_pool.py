@@ -22,7 +22,7 @@ _thread = threading.local()  # .job: the one that this thread runs; .spend: coun
 
 class _Job:
     def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
-        self.work, self.arguments, self.threads = work, arguments, threads  # the number of threads that its client may use
+        self.work, self.arguments, self.threads = work, arguments, threads  # for its client
         self.future: Future[Any] = Future()
         self.stopped = False
 

@@ -41,7 +41,7 @@ class Operations:
         self.mixers = Counter(block.attention for block in self.config.blocks)
 
     def of(self, spans: Iterable[Span]) -> float:
-        """Operations of documents, forward and backward; one that begins after position 0 reads the text before."""
+        """Operations of documents, forward and backward. One that begins after 0 reads the text before it."""
         return sum(
             self.of_weights * (stop - start) + 6 * (self.between(stop) - self.between(start))
             for start, stop in spans

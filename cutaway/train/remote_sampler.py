@@ -126,7 +126,7 @@ class RemoteSampler:
     write: Callable[[Path], None]
     scores: Callable[[Sequence[int], np.ndarray], np.ndarray]
     parallel: Parallel = SINGLE_PROCESS
-    serving: tuple[int, str] | None = field(default=None, init=False)  # the step of the served weights, and their name
+    serving: tuple[int, str] | None = field(default=None, init=False)  # the served weights' step and name
     compared: bool = field(default=False, init=False)
     gone: set[Server] = field(default_factory=set, init=False)  # servers that did not get the last adapter
 

@@ -65,7 +65,7 @@ _PROPERTIES = {
 
 
 class Difference(NamedTuple):
-    """A difference of two configs: the path, and each one's value there, None where a config leaves it out."""
+    """A difference of two configs: the path, and each one's value there, None where it is left out."""
 
     where: str
     one: Any

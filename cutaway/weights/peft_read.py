@@ -75,7 +75,7 @@ def read_peft_adapter(folder: Path, base: Checkpoint) -> Adapter:
         own = _changes(module, parts | _shared(shared, settings, folder), settings, names, base, folder)
         if module.rpartition(".")[2] not in names.bypassed:
             changes |= own
-        elif settings.residual or any(map(_acts, own.values())):  # PEFT does not train it: it stays as it began
+        elif settings.residual or any(map(_acts, own.values())):  # PEFT does not train it: it keeps its start
             raise UserError(
                 f"{folder}: {quoted(module)}: transformers reads its weight past PEFT, so its change "
                 "takes no part before it is merged: take its tensors out of the folder"

@@ -32,8 +32,8 @@ chat_template.json generation_config.json modules.json sentence_bert_config.json
 config_sentence_transformers.json 1_Pooling/config.json"""
 _DENSE = [f"{n}_Dense/{name}" for n in (2, 3, 4) for name in ("config.json", "model.safetensors")]
 COPIED = [*_COPIED.split(), *_DENSE]
-# Each is a whole tokenizer for transformers too, with the folder's other files. For any other, a tokenizer.json
-# is made.
+# With the folder's other files, each is a whole tokenizer for transformers too. For any other
+# one, a tokenizer.json is made.
 _WHOLE_TOKENIZERS = ("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",)
 _ROLES = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 

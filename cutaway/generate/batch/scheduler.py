@@ -409,8 +409,9 @@ class Scheduler:
     def _prefill_chunks(
         self, waiting: list[ScheduledSequence], decoding: Sequence[str], most: int
     ) -> list[Chunk]:
-        """Choose at most this many prompt ids: each client has a fair part, its sequences even parts of that. A
-        page or prompt several share is read once. ``decoding``: the client of each sequence that decodes.
+        """Choose at most this many prompt ids: each client has a fair part, its sequences even parts of it.
+
+        A page or prompt that several share is read once. ``decoding``: the client of each sequence that decodes.
         """
         size, claimed = self.engine.page, set()
         chosen: dict[str, list[ScheduledSequence]] = defaultdict(list)

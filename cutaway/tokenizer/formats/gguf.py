@@ -176,7 +176,7 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSp
             for text, score, kind in found
             if kind in (NORMAL, USER, UNUSED)
         },
-        worst=float(np.float32(worst) - np.float32(PENALTY)) + PENALTY,  # llama.cpp subtracts the penalty in 32 bits
+        worst=float(np.float32(worst) - np.float32(PENALTY)) + PENALTY,  # subtracted in 32 bits
         scores=scores,
         bytewise=False,
         fallback=BYTE in kinds,

@@ -20,7 +20,7 @@ from cutaway.train.objectives import grpo
 
 @dataclass(frozen=True)
 class Config(grpo.Config):
-    """The policy gradient's settings, with an advantage of 1 for what is kept and no correction for the sampler."""
+    """The policy gradient's settings: an advantage of 1 for what is kept, no correction for the sampler."""
 
     compares: ClassVar[bool] = False
     importance_cap: Positive | None = None

@@ -33,7 +33,7 @@ class Rope(deepseek_v3.Rope):
 
 
 class KeyValueHeads(Row):
-    """The number of key-value heads, equal to that of heads, which share one latent."""
+    """Key-value heads: as many as heads, which share one latent."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         fields.only("num_key_value_heads", (known["heads"], None), "fewer key-value heads than heads")

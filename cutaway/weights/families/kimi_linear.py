@@ -148,7 +148,7 @@ class Mixers(Row):
 
 
 class KeyValueHeads(rows.HybridKeyValueHeads):
-    """The number of key-value heads: that of heads, which share one latent; in GGUF 1, and 0 in linear layers."""
+    """Key-value heads: as many as heads, which share one latent. In GGUF 1, and 0 in linear layers."""
 
     others = "linear"
 
