@@ -87,9 +87,7 @@ for _names, _patterns in (
 ):
     PATTERNS.update(dict.fromkeys(_names.split(), _patterns))
 _WHOLE = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5 tekken"
-WHOLE = frozenset(
-    _WHOLE.split()
-)  # here a piece that is a token stays whole, whatever the merges
+WHOLE = frozenset(_WHOLE.split())  # here a piece that is a token stays whole, whatever the merges
 # How tokenizer.json and rank files spell the same patterns, and the GGUF name of each.
 SPELLINGS = (
     ("llama-bpe", (CL100K,)),

@@ -411,7 +411,7 @@ class Scheduler:
     ) -> list[Chunk]:
         """Choose at most this many prompt ids: each client has a fair part, its sequences even parts of it.
 
-        A page or prompt that several share is read once. ``decoding``: the client of each sequence that decodes.
+        A page or prompt that several share is read once. ``decoding``: the clients of sequences that decode.
         """
         size, claimed = self.engine.page, set()
         chosen: dict[str, list[ScheduledSequence]] = defaultdict(list)
