@@ -138,7 +138,8 @@ def eval(
     if ray and any(map(_labelled, found)):
         raise UserError("--ray: a task of labels is asked on this machine alone: leave it out there")
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
-    sent = [on_ray.Asked("", (), each, limit, unsafe, options, threads or 1) for each in _names(tasks) if ray]
+    here, given = str(Path.cwd()), (limit, unsafe, options, threads or 1)
+    sent = [on_ray.Asked("", (), each, *given, here) for each in _names(tasks) if ray]
     results = {name: _results(model, adapter, loading, found, options, cache, sent)}
     if against is not None:
         results[against] = _results(against, None, loading, found, options, cache, sent)

@@ -50,11 +50,12 @@ def prepare(
         import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(f"tokenising on Ray needs it: {install('ray', 'train')}") from None
-    place = Path(source.path)
+    place = Path(source.path).expanduser()
     files = sources.files(place, source.suffixes) if place.is_dir() else [place]
+    names = [str(path.absolute()) for path in files] if place.exists() else [source.path]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    tasks = [{"file": n, "path": str(path)} for n, path in enumerate(files)]
+    tasks = [{"file": n, "path": path} for n, path in enumerate(names)]
     read = ray.data.from_items(tasks).flat_map(_reader(source, rules)).materialize()
     kept = read.filter(lambda row: row["reason"] == "")
     if rules.exact:

@@ -7,6 +7,7 @@ machine, because a slice has the same requests there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ from cutaway.ray_tasks import each
 
 @dataclass(frozen=True)
 class Asked:
-    """A model as it is loaded, a task by its name, and how it is asked."""
+    """A model as it is loaded, a task by its name, and how it is asked; ``folder`` is where it was typed."""
 
     model: str
     loading: tuple[tuple[str, Any], ...]
@@ -32,6 +33,7 @@ class Asked:
     unsafe: bool
     options: Options
     threads: int
+    folder: str
 
 
 class RayCache(Cache):
@@ -62,6 +64,7 @@ class RayCache(Cache):
 
 def values(asked: Asked, before: list[list[Any]], numbers: list[int]) -> list[Any]:
     """On a worker: the values of these requests, after those that came before."""
+    os.chdir(asked.folder)  # a task may be a file there
     task = task_registry.find(asked.task, asked.limit, unsafe=asked.unsafe)
     try:
         run.run_tasks(_loaded(asked.model, asked.loading), task, _Slice(before, numbers), asked.options)

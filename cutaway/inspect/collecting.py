@@ -134,10 +134,12 @@ def _placed(
     """Each shard's pieces, its file, and whether that is there already."""
     for n, shard in enumerate(shards):
         path = None if folder is None else shard_path(folder, n)
-        there = path is not None and path.exists()
-        if there and not np.array_equal(read_shard(path)["token_ids"], _joined(piece.ids for piece in shard)):
+        if path is None or not path.exists():
+            yield shard, path, False
+        elif np.array_equal(read_shard(path)["token_ids"], _joined(piece.ids for piece in shard)):
+            yield shard, path, True
+        else:
             raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
-        yield shard, path, there
 
 
 def _made_here(
