@@ -410,7 +410,6 @@ class Scheduler:
         self, waiting: list[ScheduledSequence], decoding: Sequence[str], most: int
     ) -> list[Chunk]:
         """Choose at most this many prompt ids: each client has a fair part, its sequences even parts of it.
-
         A page or prompt that several share is read once. ``decoding``: the clients of sequences that decode.
         """
         size, claimed = self.engine.page, set()
