@@ -100,7 +100,7 @@ def _pair(row: Row, where: str) -> tuple[dict[str, Any], set[str]]:
     margin = {"margin": row["margin"]} if "margin" in row else {}
     names |= margin.keys()
     if isinstance(chosen, str) and isinstance(rejected, str):
-        if chosen.lstrip()[:1] == rejected.lstrip()[:1] == "[" and _is_json(chosen) and _is_json(rejected):
+        if chosen.lstrip()[:1] == rejected.lstrip()[:1] == "[" and is_json(chosen) and is_json(rejected):
             chosen, rejected = json.loads(chosen), json.loads(rejected)  # messages in a CSV file
         else:
             found, used = _texts(row, chosen, rejected, where)
@@ -172,7 +172,7 @@ def _system(row: Row, where: str) -> tuple[list[dict[str, Any]], set[str]]:
 
 def messages(given: Any, where: str) -> list[dict[str, Any]]:
     """Messages with role and content, of those or of ShareGPT's from and value; UserError for another."""
-    if isinstance(given, str) and given.lstrip()[:1] == "[" and _is_json(given):
+    if isinstance(given, str) and given.lstrip()[:1] == "[" and is_json(given):
         given = json.loads(given)  # a cell of a CSV file
     if isinstance(given, list) and given and all(isinstance(each, str) for each in given):
         return [_turn("user" if n % 2 == 0 else "assistant", text) for n, text in enumerate(given)]
@@ -209,7 +209,8 @@ def _transcript(text: str) -> list[dict[str, Any]]:
     return [_turn(roles[who], text.strip()) for who, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether a text is JSON."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):

@@ -11,10 +11,10 @@ All are fractions of all questions, so that ``valid_json`` / ``called`` is how m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cutaway.data.layouts import is_json
 from cutaway.errors import UserError
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.task import EvaluationTask, ToolExercise
@@ -81,18 +81,10 @@ def _judged(lm: LanguageModel, item: ToolExercise, text: str) -> dict[str, float
     valid = tool = arguments = False
     if calls:
         call = calls[0]
-        known = call.name in schemas and _is_json(call.arguments)
+        known = call.name in schemas and is_json(call.arguments)
         valid = known and constrain.schema_error(schemas[call.name], call.arguments) is None
         tool, arguments = item.right(call.name, call.object) if item.right and known else (False, False)
     right = not begun if item.right is None else arguments and len(calls) == 1
     figures = {"acc": right, "called": begun, "valid_json": valid}
     figures |= {"right_tool": tool, "right_arguments": arguments} if item.right else {}
     return {name: float(value) for name, value in figures.items()}
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True

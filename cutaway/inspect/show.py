@@ -28,7 +28,23 @@ HEIGHT = 720  # pixels of a frame in a notebook
 NAME = "this model"
 
 
-class View:
+class _Drawn:
+    """What a notebook draws: ``html`` is its page."""
+
+    html: Any
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page to a file, and returns its path."""
+        files.write_file(path, self.html)
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        from cutaway.page.bundle import frame
+
+        return frame(self.html, HEIGHT)
+
+
+class View(_Drawn):
     """Some views of a trace: a notebook draws it, ``html`` is the page and ``save`` writes it."""
 
     def __init__(
@@ -48,34 +64,14 @@ class View:
 
         return page.page([page_data.build(self.trace, NAME)], self.views or page.VIEWS, self.start)
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the page to a file, and returns its path."""
-        files.write_file(path, self.html)
-        return Path(path)
 
-    def _repr_html_(self) -> str:
-        from cutaway.page.bundle import frame
-
-        return frame(self.html, HEIGHT)
-
-
-class Map:
+class Map(_Drawn):
     """A table of vectors on a plane, as ``cutaway embed project`` draws it."""
 
     def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
         from cutaway.embedding import map_page
 
         self.html = map_page.page(vectors, name, count, method)
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the page to a file, and returns its path."""
-        files.write_file(path, self.html)
-        return Path(path)
-
-    def _repr_html_(self) -> str:
-        from cutaway.page.bundle import frame
-
-        return frame(self.html, HEIGHT)
 
 
 class Pattern(np.ndarray):

@@ -46,7 +46,7 @@ def _shifts(end: int, step: int, kind: type) -> np.ndarray:
     return np.arange(0, end, step, dtype=kind)
 
 
-def _half(blocks: np.ndarray, at: int) -> np.ndarray:
+def half(blocks: np.ndarray, at: int) -> np.ndarray:
     """The half at a byte of each block: float32 [n 1]."""
     return blocks[:, at : at + 2].copy().view("<f2").astype(np.float32)
 
@@ -79,13 +79,13 @@ def _tq1_0(blocks: np.ndarray) -> Parts:
     groups = (blocks[:, :32], 5), (blocks[:, 32:48], 5), (blocks[:, 48:52], 4)
     q = [data * np.uint8(3**k) for data, digits in groups for k in range(digits)]
     digits = np.concatenate(q, axis=1).astype(U16) * 3 >> 8
-    return _half(blocks, 52), None, digits.astype(np.int8) - np.int8(1)
+    return half(blocks, 52), None, digits.astype(np.int8) - np.int8(1)
 
 
 def _tq2_0(blocks: np.ndarray) -> Parts:
     """64 bytes of four 2-bit digits, 32 bytes for 128 numbers, the lowest bits first; half scale."""
     shifted = blocks[:, :64].reshape(-1, 2, 1, 32) >> _shifts(8, 2, np.uint8)[:, None]
-    return _half(blocks, 64), None, (shifted & 3).reshape(-1, 256).view(np.int8) - np.int8(1)
+    return half(blocks, 64), None, (shifted & 3).reshape(-1, 256).view(np.int8) - np.int8(1)
 
 
 def _iq2_xxs(blocks: np.ndarray) -> Parts:
@@ -93,14 +93,14 @@ def _iq2_xxs(blocks: np.ndarray) -> Parts:
     words = _words(blocks, 2, 66, "<u4").reshape(-1, 8, 2)
     places = words[..., 0].copy().view(np.uint8).reshape(-1, 32)
     signs = _even_signs((words[..., 1:] >> _shifts(28, 7, np.uint32) & 127).reshape(-1, 32))
-    scale = _half(blocks, 0) * (0.5 + (words[..., 1] >> 28).astype(np.float32)) * np.float32(0.25)
+    scale = half(blocks, 0) * (0.5 + (words[..., 1] >> 28).astype(np.float32)) * np.float32(0.25)
     return scale, None, grid("IQ2_XXS")[places].reshape(-1, 256) * signs
 
 
 def _iq2_xs(blocks: np.ndarray) -> Parts:
     """half d; 32 words for 8 numbers each, 9 bits the place in the grid, 7 of signs; 16 scales, nibbles."""
     words = _words(blocks, 2, 66, "<u2")
-    scale = _half(blocks, 0) * (np.float32(0.5) + _both(blocks[:, 66:])) * np.float32(0.25)
+    scale = half(blocks, 0) * (np.float32(0.5) + _both(blocks[:, 66:])) * np.float32(0.25)
     return scale, None, grid("IQ2_XS")[words & 511].reshape(-1, 256) * _even_signs(words >> 9)
 
 
@@ -108,7 +108,7 @@ def _iq2_s(blocks: np.ndarray) -> Parts:
     """half d; 32 low bytes of places; 32 bytes of signs; 8 bytes of four high pairs; 16 scales, nibbles."""
     high = (blocks[:, 66:74, None] >> _shifts(8, 2, np.uint8) & 3).reshape(-1, 32)
     places = blocks[:, 2:34].astype(U16) | high.astype(U16) << 8
-    scale = _half(blocks, 0) * (np.float32(0.5) + _both(blocks[:, 74:])) * np.float32(0.25)
+    scale = half(blocks, 0) * (np.float32(0.5) + _both(blocks[:, 74:])) * np.float32(0.25)
     return scale, None, grid("IQ2_S")[places].reshape(-1, 256) * _signs(blocks[:, 34:66])
 
 
@@ -116,7 +116,7 @@ def _iq3_xxs(blocks: np.ndarray) -> Parts:
     """half d; 64 places in the grid, for 4 numbers each; 8 words of signs and scale as in IQ2_XXS."""
     words = _words(blocks, 66, 98, "<u4")
     signs = _even_signs((words[..., None] >> _shifts(28, 7, np.uint32) & 127).reshape(-1, 32))
-    scale = _half(blocks, 0) * (np.float32(0.5) + (words >> 28).astype(np.float32)) * np.float32(0.5)
+    scale = half(blocks, 0) * (np.float32(0.5) + (words >> 28).astype(np.float32)) * np.float32(0.5)
     return scale, None, grid("IQ3_XXS")[blocks[:, 2:66]].reshape(-1, 256) * signs
 
 
@@ -124,7 +124,7 @@ def _iq3_s(blocks: np.ndarray) -> Parts:
     """half d; 64 low bytes of places; 64 high bits; 32 bytes of signs; 8 scales, nibbles."""
     high = np.unpackbits(blocks[:, 66:74], axis=1, bitorder="little").astype(U16)
     places = blocks[:, 2:66].astype(U16) | high << 8
-    scale = _half(blocks, 0) * (1 + 2 * _both(blocks[:, 106:]))
+    scale = half(blocks, 0) * (1 + 2 * _both(blocks[:, 106:]))
     return scale, None, grid("IQ3_S")[places].reshape(-1, 256) * _signs(blocks[:, 74:106])
 
 
@@ -136,7 +136,7 @@ def _iq1_s(blocks: np.ndarray) -> Parts:
     words = _words(blocks, 34, 50, "<u2")
     high = (words[..., None] >> _shifts(12, 3, U16) & 7).reshape(-1, 32)
     places = blocks[:, 2:34].astype(U16) | high << 8
-    scale = _half(blocks, 0) * (2 * (words >> 12 & 7) + 1).astype(np.float32)
+    scale = half(blocks, 0) * (2 * (words >> 12 & 7) + 1).astype(np.float32)
     offset = np.where(words & 0x8000, -1, 1).astype(np.int8).repeat(32, axis=1)
     return scale / 8, None, grid("IQ1_S")[places].reshape(-1, 256) * np.int8(8) + offset
 

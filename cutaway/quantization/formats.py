@@ -17,6 +17,7 @@ from cutaway import native
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed, packed_shape
 from cutaway.quantization import codebooks
+from cutaway.quantization.codebooks import half
 
 U8 = np.uint8
 Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray]
@@ -148,32 +149,32 @@ def read_bf16(blocks: np.ndarray) -> np.ndarray:
 
 def _q4_0(blocks: np.ndarray) -> Parts:
     """half scale; 16 bytes, the low nibbles values 0-15 and the high ones 16-31.  value = scale (q - 8)"""
-    return _half(blocks, 0), None, _nibbles(blocks[:, 2:]) - 8
+    return half(blocks, 0), None, _nibbles(blocks[:, 2:]) - 8
 
 
 def _q4_1(blocks: np.ndarray) -> Parts:
     """half scale; half least; 16 bytes as in Q4_0.  value = scale q + least"""
-    return _half(blocks, 0), _half(blocks, 2), _nibbles(blocks[:, 4:])
+    return half(blocks, 0), half(blocks, 2), _nibbles(blocks[:, 4:])
 
 
 def _q5_0(blocks: np.ndarray) -> Parts:
     """half scale; 32 fifth bits; 16 bytes as in Q4_0.  value = scale (q - 16)"""
-    return _half(blocks, 0), None, (_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])) - 16
+    return half(blocks, 0), None, (_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])) - 16
 
 
 def _q5_1(blocks: np.ndarray) -> Parts:
     """half scale; half least; 32 fifth bits; 16 bytes as in Q4_0.  value = scale q + least"""
-    return _half(blocks, 0), _half(blocks, 2), _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
+    return half(blocks, 0), half(blocks, 2), _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
 
 
 def _q8_0(blocks: np.ndarray) -> Parts:
     """half scale; 32 signed bytes.  value = scale q"""
-    return _half(blocks, 0), None, blocks[:, 2:].view(np.int8)
+    return half(blocks, 0), None, blocks[:, 2:].view(np.int8)
 
 
 def _iq4_nl(blocks: np.ndarray) -> Parts:
     """half scale; 16 bytes as in Q4_0, each nibble an index.  value = scale LEVELS[q]"""
-    return _half(blocks, 0), None, LEVELS[_nibbles(blocks[:, 2:])]
+    return half(blocks, 0), None, LEVELS[_nibbles(blocks[:, 2:])]
 
 
 def _mxfp4(blocks: np.ndarray) -> Parts:
@@ -202,7 +203,7 @@ def _nvfp4(blocks: np.ndarray) -> Parts:
 def _q1_0(blocks: np.ndarray) -> Parts:
     """half scale; 128 bits, the lowest first.  value = scale where a bit is set, else -scale"""
     bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little").view(np.int8)
-    return _half(blocks, 0), None, 2 * bits - np.int8(1)
+    return half(blocks, 0), None, 2 * bits - np.int8(1)
 
 
 # Reading the types whose blocks are 256 values. Each takes uint8 [n bytes] and gives, for p parts of a block,
@@ -215,7 +216,7 @@ def _q2_k(blocks: np.ndarray) -> WholeParts:
     """16 bytes (scale, least as nibbles, one for 16 values); 64 bytes of 2-bit q; half scale; half least."""
     q = _pairs_of_bits(blocks[:, 16:80]).view(np.int8)
     s, m = (blocks[:, :16] & 15).view(np.int8), blocks[:, :16] >> 4
-    return _half(blocks, 80), _half(blocks, 82), s, m, q
+    return half(blocks, 80), half(blocks, 82), s, m, q
 
 
 def _q3_k(blocks: np.ndarray) -> WholeParts:
@@ -229,7 +230,7 @@ def _q3_k(blocks: np.ndarray) -> WholeParts:
     high = np.concatenate([(scales[:, 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
     third = np.concatenate([(blocks[:, :32] >> bit) & 1 for bit in range(8)], axis=1).astype(np.int8)
     q = _pairs_of_bits(blocks[:, 32:96]).view(np.int8) - 4 + 4 * third
-    return _half(blocks, 108), None, (low | high << 4).view(np.int8) - np.int8(32), None, q
+    return half(blocks, 108), None, (low | high << 4).view(np.int8) - np.int8(32), None, q
 
 
 def _q4_k(blocks: np.ndarray) -> WholeParts:
@@ -257,7 +258,7 @@ def _q6_k(blocks: np.ndarray) -> WholeParts:
     """
     low = _nibbles(blocks[:, :128].reshape(-1, 64)).reshape(-1, 256)
     q = (low | _pairs_of_bits(blocks[:, 128:192]).view(np.int8) << 4) - 32
-    return _half(blocks, 208), None, blocks[:, 192:208].view(np.int8), None, q
+    return half(blocks, 208), None, blocks[:, 192:208].view(np.int8), None, q
 
 
 def _iq4_xs(blocks: np.ndarray) -> WholeParts:
@@ -269,12 +270,7 @@ def _iq4_xs(blocks: np.ndarray) -> WholeParts:
     low = (blocks[:, 4:8, None] >> np.array([0, 4], U8) & 15).reshape(-1, 8)
     high = (blocks[:, 2:4, None] >> np.array([0, 2, 4, 6], U8) & 3).reshape(-1, 8)
     q = LEVELS[_nibbles(blocks[:, 8:].reshape(-1, 16))].reshape(-1, 256)
-    return _half(blocks, 0), None, (low | high << 4).view(np.int8) - np.int8(32), None, q
-
-
-def _half(blocks: np.ndarray, at: int) -> np.ndarray:
-    """The half at a byte of each block: float32 [n 1]."""
-    return blocks[:, at : at + 2].copy().view("<f2").astype(np.float32)
+    return half(blocks, 0), None, (low | high << 4).view(np.int8) - np.int8(32), None, q
 
 
 def _nibbles(data: np.ndarray) -> np.ndarray:
@@ -307,7 +303,7 @@ def six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _scales_of_32(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """d, dmin, s and m of Q4_K and Q5_K."""
     scales, minima = six_bits(blocks[:, 4:16])
-    return _half(blocks, 0), _half(blocks, 2), scales.view(np.int8), minima
+    return half(blocks, 0), half(blocks, 2), scales.view(np.int8), minima
 
 
 def _of_whole(type: str) -> Callable[[np.ndarray], Parts]:

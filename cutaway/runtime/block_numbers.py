@@ -41,11 +41,6 @@ def indexed(attention: Any) -> bool:
     return kind_of(attention) == "dsa"
 
 
-def window_of(attention: Any) -> int | None:
-    """How many tokens a position sees, where it does not see all."""
-    return attention.window if kind_of(attention) in ("local", "gated_local") else None
-
-
 def alibi_of(attention: Any) -> np.ndarray:
     """What a position of distance takes from the scores of each head: float32 [h] (2108.12409)."""
     return np.array(attention.relative.slopes(attention.heads), np.float32)

@@ -35,10 +35,10 @@ from cutaway.runtime.block_numbers import (
     latent_row,
     latent_scale,
     per_layer_scales,
-    window_of,
 )
 from cutaway.runtime.packed import TABLES, Packing, aligned, as_laid, is_matrix
 from cutaway.runtime.supported import unsupported_reason
+from cutaway.weights.decoders import window_of
 from cutaway.weights.named_tensors import Tensors
 
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work

@@ -21,6 +21,7 @@ from cutaway.runtime.edits import reweighed
 from cutaway.runtime.numpy_layers import Layers, See, rotated, unwatched
 from cutaway.runtime.reference_state import State, recurrences, watcher
 from cutaway.runtime.values import PATTERN
+from cutaway.weights.decoders import window_of
 from cutaway.weights.named_tensors import Tensors
 
 
@@ -108,7 +109,7 @@ class Mixers(Layers):
         source = n if of.kv_layer is None else of.kv_layer
         scaled = query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale)
         seen = (
-            block_numbers.window_of(of),
+            window_of(of),
             of.softcap,
             block_numbers.alibi_of(of) if of.relative else None,
             self.vector(f"{path}.sinks") if of.sinks else None,

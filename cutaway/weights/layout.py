@@ -145,18 +145,14 @@ def modules(family: Family, config: Model) -> list[Bound]:
     for (container, _), found in stacks.items():
         kept += _stacked(container, found)
     own = [entry for entry in family.modules if isinstance(entry, Rule)]
-    apart = {name for rule in own for name in _ours(rule)}
+    apart = {name for rule in own for name in rule.names}
     for rule in kept:
-        if apart.isdisjoint(_ours(rule)):
+        if apart.isdisjoint(rule.names):
             name = rule.theirs
             for entry in family.modules:
                 name = name if isinstance(entry, Rule) else name.replace(*entry)
             own.append(replace(rule, theirs=name))
     return rules.bind(own, config)
-
-
-def _ours(rule: Rule) -> tuple[str, ...]:
-    return (rule.ours,) if isinstance(rule.ours, str) else rule.ours
 
 
 def _stacked(container: str, found: Sequence[Rule]) -> list[Rule]:

@@ -63,7 +63,7 @@ def _of_blocks(
     """
     found, number = [], _following if after_last else _from_zero
     for rule in rules:
-        names = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+        names = rule.names
         if rule.number is not None or not all(name.startswith(BLOCK) for name in names):
             continue
         ours = tuple(f"{OURS}block.{name.removeprefix(BLOCK)}" for name in names)
@@ -113,7 +113,7 @@ def apart(rules: Sequence[Rule], norms: How = same) -> tuple[Rule, ...]:
 
 def has_names(rules: Sequence[Rule]) -> bool:
     """Whether some of these rules name heads."""
-    ours = (rule.ours if isinstance(rule.ours, str) else rule.ours[0] for rule in rules)
+    ours = (rule.names[0] for rule in rules)
     return any(name.startswith("mtp.") for name in ours)
 
 

@@ -28,7 +28,7 @@ from cutaway.weights.named_tensors import Shape, Tensors, absorbed, made, of_abs
 
 @dataclass(frozen=True)
 class Place:
-    """The place where a rule is applied: shapes of our weights there, the layer's attention and recurrence."""
+    """The place where a rule is applied: shapes of our weights there, the layer's attention, recurrence."""
 
     shapes: tuple[Shape, ...]
     attention: Any
@@ -63,6 +63,11 @@ class Rule:
     how: How
     when: Callable[[Block], bool] | None = None
     number: Callable[[Any], Sequence[int | None]] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Ours, one or several."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
 
 def _blocks(rule: Rule, config: Model) -> tuple[Block, ...]:
     """The layers that a rule numbers: of an encoder-decoder those of the half that it names, or mtp's."""
-    ours = rule.ours if isinstance(rule.ours, str) else rule.ours[0]
+    ours = rule.names[0]
     if ours.startswith("mtp."):
         return getattr(config, "mtp", ())
     if not isinstance(config, EncoderDecoder):
@@ -126,7 +131,7 @@ def _experts(block: Block | None) -> int:
 def _names(rule: Rule, n: int, number: int, experts: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Their name and ours in our layer n, of their ``number``, once or for each expert."""
     theirs = rule.theirs.replace("{n}", str(number))
-    names = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+    names = rule.names
     ours = tuple(name.replace("{n}", str(n)) for name in names)
     if not any("{e}" in name for name in ours):
         yield theirs, ours

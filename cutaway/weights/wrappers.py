@@ -85,11 +85,11 @@ class Part:
 
     def rules(self, family: Family) -> tuple[Rule, ...]:
         """The names of its weights: its family's, but for those in a layout of their own."""
-        others = {name for rule in self.layout for name in _ours(rule)}
-        return (*(rule for rule in family.hf if others.isdisjoint(_ours(rule))), *self.layout)
+        others = {name for rule in self.layout for name in rule.names}
+        return (*(rule for rule in family.hf if others.isdisjoint(rule.names)), *self.layout)
 
     def notes(self, config: Model) -> list[str]:
-        """Notes where transformers' wrapper computes something else than Cutaway, which follows the text model."""
+        """Notes where transformers' wrapper differs from its own text model, which Cutaway follows."""
         found = []
         if self.wrapper not in COMPARED:
             found.append(
@@ -111,10 +111,6 @@ class Part:
                 "Cutaway reads text from left to right, as its text model's own class does"
             )
         return found
-
-
-def _ours(rule: Rule) -> tuple[str, ...]:
-    return (rule.ours,) if isinstance(rule.ours, str) else rule.ours
 
 
 def text_of(data: dict[str, Any], weights: dict[str, Packed], folder: Path) -> Part | None:

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.position import rope
 from cutaway.position.scaling import YaRN, sharpening
 from cutaway.weights import naming, rotary, rows
-from cutaway.weights.families import llama
+from cutaway.weights.families import gemma, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors, multiplied
@@ -24,11 +22,6 @@ from cutaway.weights.rows import FULL, SLIDING
 ALIASES = ("gemma3_text",)
 
 BASES = {SLIDING: 10_000.0, FULL: 1_000_000.0}
-
-
-def embedding_scale(known: Settings) -> float:
-    """The root of the width, as float32 holds it."""
-    return float(np.float32(known["width"] ** 0.5))
 
 
 def gguf_scale(known: Settings) -> float | None:
@@ -146,7 +139,7 @@ FAMILY = llama.FAMILY.but(
     | {"context": 131_072, "activation": "gelu_tanh", "tied": True, "softcap": None, "scale": 256.0},
     nulls={"softcap": None},
     forget=("kv_heads", "head_size"),
-    fixed={"qk_norm": True, "post_norm": True, "embedding_scale": embedding_scale},
+    fixed={"qk_norm": True, "post_norm": True, "embedding_scale": gemma.embedding_scale},
     gguf_fixed={"activation": "gelu_tanh", "scale": gguf_scale},
     harmless=("_sliding_window_pattern",),
     instead=lambda fields: "embedding_gemma" if fields.get("use_bidirectional_attention") is True else None,

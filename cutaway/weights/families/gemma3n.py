@@ -13,7 +13,7 @@ from cutaway.layers.config import MLP, Norm, PerLayer
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rows
-from cutaway.weights.families import gemma3, gemma4, llama
+from cutaway.weights.families import gemma, gemma3, gemma4, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
@@ -92,7 +92,7 @@ def decoder(known: Settings) -> Decoder:
         tuple(map(block, windows, sources, known["hidden"], known["sparsity"])),
         norm,
         known["tied"],
-        gemma3.embedding_scale(known),
+        gemma.embedding_scale(known),
         softcap=known["softcap"],
         per_layer=PerLayer(known["per_layer"], known["per_layer_vocab"], first_beyond=True),
         streams=known["streams"],

@@ -19,7 +19,7 @@ from cutaway.position import rope
 from cutaway.position.scaling import Proportional
 from cutaway.quantization import formats
 from cutaway.weights import decoders, naming, rotary, rows
-from cutaway.weights.families import gemma3, llama
+from cutaway.weights.families import gemma, gemma3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
@@ -336,7 +336,7 @@ def decoder(known: Settings) -> Decoder:
         tuple(map(block, windows, sources(windows, shared))),
         norm,
         known["tied"],
-        gemma3.embedding_scale(known),
+        gemma.embedding_scale(known),
         softcap=known["softcap"],
         per_layer=PerLayer(known["per_layer"], known["per_layer_vocab"]) if known["per_layer"] else None,
     )
