@@ -194,8 +194,8 @@ def test_requests_that_begin_alike_go_to_one_server(tmp_path: Path) -> None:
         client = stack.enter_context(httpx.Client(timeout=30))
 
         def ask(n: int, turns: int, **more: object) -> None:
-            said = [f"You are helper {n}. " + "x" * 2000, *(f"turn {turn}" for turn in range(turns))]
-            client.post(f"{url}/v1/completions", json={"n": n, "messages": said, **more})
+            messages = [f"You are helper {n}. " + "x" * 2000, *(f"turn {turn}" for turn in range(turns))]
+            client.post(f"{url}/v1/completions", json={"n": n, "messages": messages, **more})
 
         for n in range(12):
             for turns in (1, 5, 2000):

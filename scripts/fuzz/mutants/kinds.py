@@ -1269,6 +1269,7 @@ READERS = {
     "generate/batch/saved_text.py": "saved KV cache",
     "gguf/container.py": "GGUF model",
     "inspect/activations.py": "activations",
+    "inspect/collecting.py": "activations",
     "inspect/how/tokenizers.py": OWN,
     "inspect/graph/exported.py": "graph",
     "inspect/rows.py": "rows of a study",
