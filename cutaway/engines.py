@@ -353,7 +353,7 @@ class Engines:
         return self._limited(TargetEngine(self.pytorch_model, source))
 
     def _dtype(self) -> str:
-        """What the weights are unpacked to; UserError where memory has no room for that.
+        """The type that weights are unpacked to; UserError where memory has no room for that.
 
         Another device has its own memory, which speaks for itself.
         """

@@ -40,7 +40,7 @@ def installed(library: str) -> bool:
 
 
 def sentence(what: str, library: str) -> str:
-    """What the user reads where a library is absent."""
+    """The error message for an absent library."""
     name, extra = EXTRAS[library]
     return f"{what} needs {name}, which is not installed: {install(extra)}"
 

@@ -48,7 +48,7 @@ importlib.import_module("cutaway.helper").serve(name)
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one request may take: seconds, and bytes beyond an idle helper's, each plus so much a byte."""
+    """The limits of one request: seconds, and bytes beyond an idle helper's, each plus so much a byte."""
 
     seconds: float
     memory: int

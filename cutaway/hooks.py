@@ -37,7 +37,7 @@ FACTS = "<facts>"  # given as a name: what modules tell about how they compute (
 
 
 class _Watcher:
-    """Which names are kept, which are edited, and in which module the forward pass now is."""
+    """Names that are kept, names that are edited, and the module in which the forward pass now is."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...], edit: Mapping[str, Listener]) -> None:
         self.model, self.names = model, names

@@ -181,7 +181,7 @@ class LanguageModel:
 
     @property
     def engine(self) -> AllLogits:
-        """What reads ids and answers with logits."""
+        """The engine: ids in, logits out."""
         self.engines.decoder()
         if self._edits != ():
             raise UserError(
@@ -399,7 +399,7 @@ class LanguageModel:
 
     @property
     def inputs(self) -> PairInputs:
-        """How it reads texts, and pairs of them together."""
+        """The model's inputs for texts and pairs of texts."""
         return self._texts.inputs
 
     # ---- what is inside ------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ Message = dict[str, Any]
 
 @runtime_checkable
 class Speaker(Protocol):
-    """What an agent asks of a model: a LanguageModel."""
+    """The model's side of an agent, which ``LanguageModel`` implements."""
 
     context: int
 
@@ -128,7 +128,7 @@ class Agent:
         self._constraint, self._check = self._held() if self.tools else (None, None)
 
     def _held(self) -> tuple[Any, Any]:
-        """What holds calls to their schemas, and what is checked after. UserError without llguidance."""
+        """The grammar of calls by their schemas, and the checks after it. UserError without llguidance."""
         tokenizer = self.lm.tokenizer
         try:
             import jsonschema

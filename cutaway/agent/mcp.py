@@ -139,7 +139,7 @@ class Server:
         return text
 
     def _worded(self, error: BaseException) -> BaseException:
-        """What went wrong, inside of groups of errors, as one sentence; Ctrl-C stays what it is."""
+        """An error, also one inside a group, as one sentence. Ctrl-C is raised again."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, KeyboardInterrupt | UserError | OperationalError):

@@ -209,7 +209,7 @@ def _harness(
     seed: int,
     as_json: bool,
 ) -> None:
-    """What lm-eval finds, as it names it."""
+    """Results of lm-eval under its own names."""
     from cutaway.evaluate import harness
 
     found = harness.evaluate(_loaded(model, adapter, loading), names, limit=limit, seed=seed)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for, and how to compute it."""
+    """The requested explanation, and how to compute it."""
 
     text: str
     model: str
@@ -210,7 +210,7 @@ class Asked:
         return page.page(made)
 
     def _topics(self, lm: LanguageModel, ids: list[int], sae: SAE | None) -> dict[str, Any]:
-        """What the page shows besides, where it was asked for."""
+        """The optional topics of the page that were requested."""
         from cutaway.inspect import explanation, page_topics
 
         found: dict[str, Any] = {}
@@ -226,7 +226,7 @@ class Asked:
         return found
 
     def against_base(self, lm: LanguageModel, ids: list[int]) -> Against:
-        """What parts the base from the model that was trained from it."""
+        """The difference between a base and the model that was trained from it."""
         from cutaway.inspect import explanation
         from cutaway.inspect.against import against
         from cutaway.weights.adapters import AdaptedTensors

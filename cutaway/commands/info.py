@@ -77,7 +77,7 @@ def _blocks(name: str, config: Model | None) -> dict[str, str]:
 
 
 def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the files say of a model, for people and programs."""
+    """A model's facts from its files, for people and programs."""
     config, shapes = checkpoint.config, checkpoint.config.weights()
     types, stored, tensors = Counter[str](), 0, checkpoint.tensors
     adapter = None
@@ -189,7 +189,7 @@ def _shape(config: Model) -> dict[str, Any]:
 
 
 def _memory(config: Model, weights: int) -> dict[str, Any]:
-    """What a text takes beside weights of so many bytes."""
+    """The memory of a text beside weights of so many bytes."""
     if isinstance(config, EncoderDecoder):
         return {
             "kv_cache_bytes_per_token": config.bytes_per_token(FLOAT_BYTES),
@@ -223,7 +223,7 @@ def _adapter(path: Path, adapter: adapters.Adapter) -> dict[str, Any]:
 
 
 def _kind(config: Model) -> str:
-    """What a model is."""
+    """The kind of a model in words."""
     if isinstance(config, EncoderDecoder):
         return "encoder-decoder"
     return "decoder" if isinstance(config, Decoder) else "encoder"

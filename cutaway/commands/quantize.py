@@ -146,7 +146,7 @@ def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[A
 
 
 def cost_of(reference: Any, window: int, ids: list[int] | None, target: Path, bar: Any) -> Divergence:
-    """What the model and the one on the path make of the ids, or of what the first one writes."""
+    """Compare the model with the one on the path, on the ids or on text that the first one writes."""
     other, begin = cutaway.load(target), begin_of(reference)
     console.note_fallback(reference)
     if ids is None:

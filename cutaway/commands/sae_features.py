@@ -121,7 +121,7 @@ def features(
 
 
 class _View:
-    """What was asked for of one dictionary: the scan, effects and labels."""
+    """The requested view of one dictionary: scan, effects and labels."""
 
     def __init__(
         self,

@@ -219,7 +219,7 @@ def reload(
 
 
 def _asked_key(access: Access) -> tuple[str, str]:
-    """How a shell writes a key that requests may bring, and where it is from; "" where none is needed."""
+    """An API key for the example command, as a shell writes it, and its source; "" where none is needed."""
     if access.api_key:
         return "KEY", "--api-key"
     known = os.environ.get("CUTAWAY_API_KEY", "")
@@ -339,7 +339,7 @@ class Loader:
         return min(self.several.bytes // 4, math.ceil(longest))
 
     def _nbytes(self, name: str, path: Path) -> int:
-        """What a model will take: its weights, as its engine keeps them, and its KV cache."""
+        """The memory that a model will take: its weights, as its engine stores them, and its KV cache."""
         if self.several.bytes is None:
             return 0
         from cutaway.model.config import Encoder

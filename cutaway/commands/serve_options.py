@@ -199,7 +199,7 @@ class Several:
 
     @property
     def bytes(self) -> int | None:
-        """What --max-memory is in bytes."""
+        """The bytes of --max-memory."""
         if self.max_memory is None:
             return None
         return size_of(self.max_memory, "--max-memory")

@@ -174,7 +174,7 @@ def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
 
 
 def command(folder: Path) -> str:
-    """What makes, or goes on with, a comparison in its folder."""
+    """The command that makes a comparison, or continues it in its folder."""
     return shlex.join(["cutaway", "compare", str(folder / EXPERIMENT), "--output", str(folder)])
 
 

@@ -44,12 +44,12 @@ class Example:
 
     @property
     def documents(self) -> tuple[Example, ...]:
-        """What has a place of its own in a row."""
+        """The documents of the item, each with positions of its own in a row."""
         return (self,)
 
     @property
     def to_end(self) -> Example:
-        """What comes no later than its last trained token."""
+        """The item up to its last trained token."""
         return self.cut(int(np.flatnonzero(self.trained)[-1]) + 1) if self.trained.any() else self
 
     def cut(self, count: int) -> Example:

@@ -138,7 +138,7 @@ class Mixture:
         return stacked([self.read(n) for n in range(first, first + count)])
 
     def _drawn(self, cycle: int) -> np.ndarray:
-        """Which source each row of a cycle comes from."""
+        """The source of each row of a cycle."""
         order = np.repeat(np.arange(len(self.spans)), self.quota)
         seed = number(self.seed, "mixture", cycle)
         return order[[permuted(place, CYCLE, seed) for place in range(CYCLE)]]

@@ -79,7 +79,7 @@ def size_of(name: str) -> int | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """What a tokenizer's folder holds, as one digest."""
+    """A digest of the files in a tokenizer's folder."""
     return "".join(digest(folder / name)[:32] for name in FILES)
 
 

@@ -99,7 +99,7 @@ def prepare(
 
 
 def origin(source: sources.Source, rules: filters.Filters, tokenizer: Path) -> dict[str, Any]:
-    """What a corpus is made of: equal origins have equal tokens, whatever makes them."""
+    """The origin of a corpus: equal origins give equal tokens, on one machine or a cluster."""
     of = {"source": asdict(source), "rules": asdict(rules), "files": _stamp(source)}
     return of | {"tokenizer": run_tokenizer.fingerprint(tokenizer)}
 
@@ -224,7 +224,7 @@ def _digest(documents: list[str], tokenizer: Path) -> str:
 
 
 def _stamp(source: sources.Source) -> list[list[object]]:
-    """What shows that local files have not changed since they were read: names, sizes and times."""
+    """Names, sizes and times of local files, which show that they have not changed since they were read."""
     path = Path(source.path).expanduser()
     if source.path.startswith(sources.HUB) or not path.exists():
         return []

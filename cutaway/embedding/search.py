@@ -267,7 +267,7 @@ def _stat(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _worded(home: Path) -> Iterator[None]:
-    """What the disk or SQLite refuses, as one sentence."""
+    """An error of the disk or of SQLite as one sentence."""
     try:
         yield
     except (sqlite3.DatabaseError, UnicodeDecodeError) as problem:  # their messages quote the file's bytes

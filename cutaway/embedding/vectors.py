@@ -97,7 +97,7 @@ class Moment:
 
 @dataclass
 class Watched:
-    """What rows of a table learn during training; ``words`` names every row, ``moments`` is what was seen.
+    """Records how chosen rows change in training; ``words`` names every row, ``moments`` are the records.
 
     seen = Watched({"king": 17, "queen": 40}, words)
     for step in training:

@@ -79,7 +79,7 @@ class Word2VecSettings:
 
 @dataclass
 class Model:
-    """What is being learned: ``input`` [rows d] and ``output`` [v d] vectors, float32, for a vocabulary."""
+    """The weights in training: ``input`` [rows d] and ``output`` [v d] vectors, float32, for a vocabulary."""
 
     vocabulary: Vocabulary
     settings: Word2VecSettings
@@ -134,7 +134,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def loss(
     X: Float[np.ndarray, "m d"], Y: Float[np.ndarray, "n d"], t: np.ndarray, weight: np.ndarray
 ) -> float:
-    """What a step goes down: the logistic loss of m inputs on n outputs with labels t [n]."""
+    """The loss of a step: the logistic loss of m inputs on n outputs with labels t [n]."""
     right = np.where(t == 1, 1, -1) * (X @ Y.T)
     return float((weight * np.log1p(np.exp(-right))).sum())
 
@@ -142,7 +142,7 @@ def loss(
 def change(
     X: Float[np.ndarray, "m d"], Y: Float[np.ndarray, "n d"], t: np.ndarray, weight: np.ndarray, rate: float
 ) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "n d"]]:
-    """What a step adds to X and to Y: minus ``rate`` times the loss's gradient."""
+    """The update of X and Y in a step: minus ``rate`` times the loss's gradient."""
     E = np.float32(rate) * weight * (t - sigmoid(X @ Y.T))
     return E @ Y, E.T @ X
 

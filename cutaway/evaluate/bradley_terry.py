@@ -125,7 +125,7 @@ class _Bounds:
 
 
 def unreached(wins: np.ndarray, players: Sequence[str]) -> str:
-    """Which players never won, even indirectly, against which: empty where strengths can be fitted."""
+    """Pairs where one player never beat the other, even indirectly: none if strengths can be fitted."""
     reach = (wins > 0) | np.eye(len(wins), dtype=bool)
     for _ in range(len(wins).bit_length()):
         reach = (reach.astype(np.int64) @ reach.astype(np.int64)) > 0

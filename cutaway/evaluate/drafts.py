@@ -31,7 +31,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked, as a row of a data set without its answer, and its ids."""
+    """A prompt: a row of a data set without its answer, and its ids."""
 
     row: dict[str, Any]
     ids: list[int]
@@ -99,7 +99,7 @@ def answer(lm: LanguageModel, asked: Sequence[Prompt], path: Path, tokens: int, 
 
 @dataclass(frozen=True)
 class Judged:
-    """How a draft did on prompts that it was not trained on; the intervals are over prompts."""
+    """Results of a draft on held-out prompts, with intervals over prompts."""
 
     prompts: int
     acceptance: statistics.Estimate  # of a drafted token, those after a wrong one left out

@@ -33,7 +33,7 @@ ROUNDS = 1000  # of lm-eval's bootstrap, for metrics that are no mean
 
 
 class HarnessModel(TemplateLM):
-    """What lm-eval asks of a model, answered by a ``LanguageModel``."""
+    """The model interface of lm-eval, implemented by a ``LanguageModel``."""
 
     def __init__(self, lm: LanguageModel) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Divergence:
-    """What another model's predictions are beside a reference's, over the same ``tokens``.
+    """The difference of a model's predictions from a reference's, over the same ``tokens``.
 
     ``mean`` is the KL divergence from the reference in nats a token, ``error`` its standard error;
     ``median``, ``high`` (of 99 in 100 tokens it is below) and ``largest`` describe how it is spread;

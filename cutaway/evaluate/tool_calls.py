@@ -68,7 +68,7 @@ def _schemas(item: ToolExercise) -> dict[str, dict[str, Any]]:
 def _constraint(
     lm: LanguageModel, item: ToolExercise, calls: str, ends: Sequence[int], size: int
 ) -> BoundedConstraint:
-    """What holds an answer of at most ``size`` tokens to the tools' schemas, to its end."""
+    """Constrains an answer of at most ``size`` tokens to the tools' schemas, to its end."""
     held = call_constraint(MAKE[calls], lm.tool_format, _schemas(item), lm.tokenizer, False)
     return BoundedConstraint(held.grammar.begin(lm.tokenizer, ends), lm.tokenizer, size)
 

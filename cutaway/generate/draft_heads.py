@@ -17,7 +17,7 @@ from cutaway.generate.speculative import CATCH_UP, MOST, DraftedText, Drawing
 
 
 class _Read:
-    """What a head has of a text: pairs in its state, and hidden states whose pairs it has not read yet.
+    """A head's state of a text: pairs that it read, and hidden states whose pairs it has not read yet.
 
     ``at`` is the position of the first of those; ``held`` pairs in the state are of the text itself.
     """
@@ -60,7 +60,7 @@ class HeadProposer(Drawing):
         self.head, self.watches = head, head.watches
 
     def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
-        """What the model showed of the ids from position ``start`` on, of which the last may be drafts."""
+        """Take the hidden states of ids from position ``start`` on, of which the last may be drafts."""
         rows, own = self.head.hidden(values), text.own
         if own is None or not own.add(start, rows):
             text.own = _Read(self.head.new_state(), start)

@@ -71,7 +71,7 @@ class Endings:
         return ids if len(ids) <= most else None
 
     def _next(self, matcher: LLMatcher, quote_first: bool) -> tuple[Path, bool]:
-        """What brings a text on towards its end, and whether it only fills it."""
+        """The tokens that bring a text nearer to its end, and whether they only fill it."""
         letter = _first(matcher, self._letters)
         inside = quote_first or bool(letter)  # of a text, which a quote ends
         closing = self._quote if inside else [*self._brackets, *self._quote]

@@ -87,17 +87,17 @@ class BatchedEngine(Engine, Protocol):
 
     @property
     def layers(self) -> int:
-        """How many there are to watch."""
+        """The number of layers."""
         ...
 
     @property
     def scope(self) -> bytes:
-        """What a page depends on beside its text: engines of another scope cannot use it."""
+        """A key for pages: engines with another scope cannot use them, whatever the text."""
         ...
 
     @property
     def page_bytes(self) -> int:
-        """What a page of one text's state takes."""
+        """The bytes of a page of one text's state."""
         ...
 
     @property
@@ -132,7 +132,7 @@ class BatchedEngine(Engine, Protocol):
         ...
 
     def keep(self, state: Any, page: int) -> Any:
-        """What another text needs of this page, which is full, and where `grid` is not 1 the last so far."""
+        """What another text needs to reuse this full page, which is the last so far where `grid` is not 1."""
         ...
 
     def fork(self, state: Any) -> Any:

@@ -97,12 +97,12 @@ class Proposer(Protocol):
         ...
 
     def seconds(self, rounds: int) -> float:
-        """What drafting so many tokens takes before they are verified."""
+        """Seconds of drafting so many tokens, before they are verified."""
         ...
 
 
 class PromptLookup:
-    """What followed the last tokens where they occurred before: the longest match, of those the latest."""
+    """Drafts what followed an earlier occurrence of the last tokens: the longest match, the latest one."""
 
     watches: tuple[str, ...] = ()
 
@@ -210,7 +210,7 @@ class DraftModel(Drawing):
 
 
 class _Read:
-    """What a draft model has read of a text: ids, and its state."""
+    """A draft model's ids and state of a text."""
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.state, self.ids = engine, engine.resume([]), list[int]()
@@ -251,7 +251,7 @@ class _Usual:
 
 
 class StepTimes:
-    """What steps take, by the number of tokens that they read, all of which decode.
+    """The time of decoding steps, by the number of tokens that they read.
 
     Steps with drafts are taken together where their numbers differ by less than a quarter. Each number alone
     is seen seldom, and the best of many would be the one whose few steps happened to be fast.
@@ -274,7 +274,7 @@ class StepTimes:
         return usual is not None and len(usual) >= KNOWN and self._number - usual.last < PROBE
 
     def without(self, tokens: int) -> float:
-        """What a step of so many takes without drafts; 0 where there was none."""
+        """Seconds of a step of so many tokens without drafts; 0 where there was none."""
         return self._plain[tokens].seconds if tokens in self._plain else 0.0
 
     def reach(self, base: int) -> int:

@@ -28,12 +28,12 @@ class StopScan:
         return safe
 
     def finish(self, rest: str = "") -> str:
-        """What was held back with the ``rest`` of the text, nothing after a stop."""
+        """The text that was held back, with the ``rest``; nothing after a stop."""
         safe = "" if self.found is not None else self.push(rest)
         return safe + self._release(len(self._held))
 
     def _pending(self) -> int:
-        """How many characters at the end begin some stop."""
+        """The number of characters at the end that begin a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

@@ -81,7 +81,7 @@ class ReadAhead:
 
 
 def looks_like(head: bytes) -> str:
-    """What the first kilobyte of a file suggests that it is, as a phrase for an error message."""
+    """The likely format of a file by its first kilobyte, as a phrase for an error message."""
     if head.startswith(b"GGUF"):
         return "a GGUF file"
     if head.startswith(b"PK\x03\x04"):

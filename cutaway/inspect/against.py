@@ -109,7 +109,7 @@ def check(base: Config, tuned: Config, vocabularies: tuple[Any, Any]) -> None:
 def against(
     base: TraceValues, tuned: TraceValues, changes: Mapping[str, Change] | None = None, top: int = 10
 ) -> Against:
-    """What parts two models on one text, by traces that kept ``explanation.names``.
+    """Compare two models on one text, by traces that kept ``explanation.names``.
 
     ``changes`` is the adapter that makes the one the other; without it the weights are subtracted.
     """

@@ -30,7 +30,7 @@ WINDOW = BEFORE + 1 + AFTER
 
 @dataclass(frozen=True)
 class Contexts:
-    """What was kept of a scan, as above."""
+    """The stored results of a scan, as above."""
 
     often: np.ndarray
     most: np.ndarray
@@ -106,7 +106,7 @@ def _check(made: SAE, config: Any, folder: Path) -> None:
 
 
 def contexts(folder: Path, made: SAE, vocabulary: int) -> Contexts | None:
-    """What `keep` wrote; UserError where it is of another dictionary or tokenizer."""
+    """Read what `keep` wrote; UserError where it is of another dictionary or tokenizer."""
     path, f = folder / CONTEXTS, made.card.features
     if not path.is_file():
         return None

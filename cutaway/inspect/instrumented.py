@@ -49,7 +49,7 @@ class Rows(Protocol):
 
 @runtime_checkable
 class Instrumented(Protocol):
-    """What a reading asks of an engine."""
+    """The protocol of an engine whose activations are read and edited."""
 
     name: str
     config: Decoder

@@ -52,7 +52,7 @@ def target_layer(config: Any) -> int:
 def settings_of(
     subject: Subject, rows: int | None, seed: int, dtype: Literal["float32", "bfloat16"]
 ) -> Settings:
-    """How texts are measured; ``rows`` None is exact. UserError for a model or a number that does not fit."""
+    """The settings of a fit; ``rows`` None is exact. UserError for a model or a number that does not fit."""
     width, target = subject.config.width, target_layer(subject.config)
     if rows is not None and not 1 <= rows <= width:
         raise UserError(

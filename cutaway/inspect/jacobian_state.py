@@ -147,7 +147,7 @@ class Fit:
 
     @property
     def lens(self) -> JacobianLens:
-        """What is fitted so far."""
+        """The lens as fitted so far."""
         facts = asdict(self.settings)
         del facts["target"]
         facts |= {"tokens": self.tokens, "done": self.done, "deviation": self.deviation.tolist()}

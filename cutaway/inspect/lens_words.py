@@ -29,7 +29,7 @@ class LensWords:
 
 
 def words(trace: TraceValues, by: Any = "logit", position: int = -1, top: int = 3) -> list[LensWords]:
-    """What a lens (``trace.lens``) shows of the stages that it is of."""
+    """The top tokens of a lens (``trace.lens``) at each of its stages."""
     trace._check_position(position)
     streams = {name: rows[position][None] for name, rows in trace.residuals().items()}
     found = lenses.find(by, trace.subject)

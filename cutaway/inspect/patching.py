@@ -374,7 +374,7 @@ class Paths(Study):
         return effects
 
     def _received(self, cell: Cell, values: Values) -> Cell:
-        """What the receivers got, in their text as it is otherwise."""
+        """The activations that receivers got, in a text that is otherwise unchanged."""
         at = range(cell.first, len(self.found.each[cell.text].ids))
         for name, head in self.receivers:
             if head is not None and not 0 <= head < len(values[name]):

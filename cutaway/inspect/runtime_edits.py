@@ -80,7 +80,7 @@ def unsupported_reason(config: Decoder, given: edits.Given) -> str | None:
 
 
 class Donors:
-    """What edits take of other texts, from a runtime engine: read once for all that share this."""
+    """Activations of other texts that edits use, from a runtime engine: read once for all edits."""
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.config = engine, engine.config

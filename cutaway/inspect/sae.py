@@ -63,7 +63,7 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What a dictionary is: its activations and model, its kind, and how it does on held-out tokens.
+    """The card of a dictionary: its activations, model and kind, and its figures on held-out tokens.
 
     ``unexplained``: the fraction of variance of what it writes that it leaves; ``linear``: that the best
     linear map leaves, where it writes another activation than it reads (the mean leaves 1); ``l0``: features

@@ -44,7 +44,7 @@ class Part:
     of: dict[str, Tensor]
 
     def weights(self) -> list[Tensor]:
-        """What Adam trains."""
+        """The weights that Adam trains."""
         fixed = () if self.card.activation == "jumprelu" else ("threshold",)
         return [tensor for name, tensor in self.of.items() if name not in (*fixed, "silent")]
 
@@ -148,7 +148,7 @@ def _largest(part: Part, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _aux(part: Part, x: Tensor, error: Tensor) -> Tensor | float:
-    """How badly the features that are dead explain what the others leave."""
+    """The auxiliary loss: how badly dead features explain the error of the others."""
     dead = (part.of["silent"] > DEAD).nonzero()[:, 0]
     if not len(dead):
         return 0.0

@@ -21,7 +21,7 @@ Metric = Callable[[Any], Any]  # of a text's logits [t v], a number
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What is needed of a tokenizer."""
+    """The protocol of a tokenizer that studies use."""
 
     def __len__(self) -> int: ...
 
@@ -113,7 +113,7 @@ class Subject:
 
 
 def subject_of(lm: Any) -> Subject:
-    """What studies run of a loaded model, or of what already is a subject."""
+    """The subject of a loaded model, or the given subject itself."""
     return lm if isinstance(lm, Subject) else lm.subject
 
 

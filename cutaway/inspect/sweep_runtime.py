@@ -150,7 +150,7 @@ class RuntimeSweep:
             yield i, Seen(self._scores(lane, tokens, logits[counts[n] : counts[n + 1]], position), own)
 
     def _entry(self, lane: Lane, layer: int) -> Iterator[Edit]:
-        """What a text enters a layer with: its residual stream, and the subject's edits from there on."""
+        """The start of a text at a layer: its residual stream, and the subject's edits from there on."""
         if layer:
             stream = self._own(f"blocks.{layer - 1}.out")[lane.text]
             yield Edit(0, stream.__getitem__, factor=0.0, what="embed")

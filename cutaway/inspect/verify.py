@@ -108,7 +108,7 @@ def verdict(
     theirs: Sequence[int],
     tolerance: float,
 ) -> Verdict:
-    """What the differences and the tokens amount to."""
+    """The verdict on differences and tokens."""
     differs = next((layer.name for layer in layers if not layer.relative <= tolerance), None)
     token = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
     margin = None

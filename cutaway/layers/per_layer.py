@@ -34,7 +34,7 @@ class PerLayerEmbedding(nn.Module):
 
 
 class PerLayerInput(nn.Module):
-    """What a block adds of its embedding.
+    """Adds a block's own embedding of each token.
 
     Taps ``input`` [b t d], which the gate reads, and ``hidden`` [b t p], which the output matrix does.
     """
@@ -47,6 +47,6 @@ class PerLayerInput(nn.Module):
         self.norm = norm.build(width)
 
     def forward(self, x: Float[Tensor, "b t d"], own: Float[Tensor, "b t p"]) -> Float[Tensor, "b t d"]:
-        """What is added to x."""
+        """The part that is added to x."""
         hidden = tap("hidden", self.activation(self.gate(tap("input", x))) * own)
         return self.norm(self.out(hidden))

@@ -196,7 +196,7 @@ class Decoder(nn.Module):
         return tap("logits", logits)
 
     def normed(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t d"]:
-        """What the head reads."""
+        """The head's input: the residual stream, normed."""
         x = self.streams.merged(x) if self.streams is not None else x
         return self.norm(x) if self.config.logit_scale == 1.0 else self.norm(x) * self.config.logit_scale
 

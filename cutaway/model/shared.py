@@ -57,7 +57,7 @@ class SharedAttention(SoftmaxAttention):
 
 
 class SharedTransformer(nn.Module):
-    """What a layer's mixer reads besides x. Taps ``hidden`` [b t f], the MLP's, and ``out`` [b t d]."""
+    """The input of a layer's mixer besides x. Taps ``hidden`` [b t f], the MLP's, and ``out`` [b t d]."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()

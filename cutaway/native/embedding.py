@@ -109,7 +109,7 @@ class _Task(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Draws:
-    """What decides which words are learned from and against what, for a vocabulary of v words.
+    """Tables for subsampling and negative samples, for a vocabulary of v words.
 
     ``keep`` [v]: the chance that a word is not skipped; ``chance``, ``other`` [v]: the alias table of the
     noise; ``path_*``: each word's way through the Huffman tree; ``piece_*``: the rows that make each word

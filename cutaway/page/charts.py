@@ -118,7 +118,7 @@ KINDS = {Plot: "plot", Bars: "bars", Heat: "heatmap", Table: "grid"}  # the modu
 
 
 def spec(chart: Chart) -> dict[str, Any]:
-    """What the browser gets of a chart."""
+    """A chart's data for the browser."""
     return {"kind": KINDS[type(chart)]} | _plain(asdict(chart))
 
 

@@ -324,7 +324,7 @@ def _grouped(values: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _in_order(values: np.ndarray) -> np.ndarray:
-    """What ``_grouped`` gives as blocks again."""
+    """Undo ``_grouped``: blocks again."""
     return values.swapaxes(0, 1).reshape(256, -1)
 
 

@@ -36,7 +36,7 @@ INPUTS = {  # which matrices read the same vectors
 
 
 class Beside(NamedTuple):
-    """What an adapter does to one matrix: A float32 [r in], B [out r], factor [out]; None where absent."""
+    """An adapter's part beside one matrix: A float32 [r in], B [out r], factor [out]; None where absent."""
 
     a: np.ndarray | None = None
     b: np.ndarray | None = None

@@ -62,7 +62,7 @@ class Edit(NamedTuple):
 
     @property
     def how(self) -> Literal["move", "along", "exchange", "return"]:
-        """Which of the four changes it is."""
+        """The kind of the change, one of four."""
         if self.returns:
             return "return"
         if self.other is not None:

@@ -151,7 +151,7 @@ class RuntimeEngine:
 
     @property
     def scope(self) -> bytes:
-        """What pages depend on beside the ids: the adapter."""
+        """A key for pages: the adapter that they depend on."""
         return b"" if self._adapter is None else self._adapter.key
 
     def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:

@@ -78,7 +78,7 @@ class Pages:
 
 
 class State:
-    """What was read of one text: the keys and values of every layer, 128 positions a page."""
+    """The state of one text: the keys and values of every layer, 128 positions a page."""
 
     def __init__(self, store: Pages, adapter: AdapterPlan | None = None) -> None:
         self._store = store

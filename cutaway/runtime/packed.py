@@ -125,7 +125,7 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 def as_laid(
     name: str, shape: tuple[int, ...], config: Decoder, tensors: Tensors
 ) -> tuple[int, str, tuple[int, ...]]:
-    """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
+    """The matrices that a weight runs as (number, type, shape): one, but one a head in latent attention."""
     if not name.endswith((".key_up.weight", ".value_up.weight")):
         return 1, type_it_runs_as(name, tensors), shape
     heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]

@@ -32,7 +32,7 @@ class Carried(NamedTuple):
 
 
 def empty(of: Any) -> Carried:
-    """What is kept before the first token."""
+    """The state before the first token."""
     tail = np.zeros((of.channels, of.conv - 1), np.float32)
     return Carried(tail, np.zeros(of.state_shape, np.float32) if of.state_shape else None)
 

@@ -221,7 +221,7 @@ def _decayed(
 
 
 def between(log_a: Float[Tensor, "... c"]) -> Float[Tensor, "... c c"]:
-    """How much of token j's write is left at token i: prod a over j < l <= i, 0 where j comes after i."""
+    """The part of token j's write left at token i: prod a over j < l <= i, 0 where j comes after i."""
     c = log_a.shape[-1]
     later = torch.ones(c, c, dtype=torch.bool, device=log_a.device).tril(-1)  # [l j]: l after j
     sums = log_a[..., :, None].expand(*log_a.shape, c).masked_fill(~later, 0.0).cumsum(-2)

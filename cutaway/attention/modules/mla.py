@@ -98,7 +98,7 @@ class LatentAttention(nn.Module):
         where: Where,
         rotation: Rotation | None,
     ) -> Bool[Tensor, "b t s"] | Chosen | None:
-        """Which of its visible keys a query reads: all of them."""
+        """The visible keys that a query reads: all of them."""
         return None
 
     def attend(self, q: Float[Tensor, "b h t k"], entries: Entries, where: Where) -> Float[Tensor, "b h t v"]:

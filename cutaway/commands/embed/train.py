@@ -107,7 +107,7 @@ def train(
 
 
 def _only(**values: object) -> dict:
-    """What was given, so that the rest keeps its default."""
+    """The options that were given: the others keep their defaults."""
     return {name: value for name, value in values.items() if value is not None}
 
 

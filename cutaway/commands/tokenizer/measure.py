@@ -61,7 +61,7 @@ class Measured:
 
 
 def measured(name: str, tokenizer: Tokenizer, text: str, languages: list[Language]) -> Measured:
-    """What a tokenizer makes of a text, of the samples, and of the declarations."""
+    """A tokenizer's measures on a text, the samples, and the declarations."""
     tokens = tokenizer.count(text)
     return Measured(
         name=name,

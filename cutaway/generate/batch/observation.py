@@ -17,7 +17,7 @@ LOOKS = (".attention.pattern", ".attention.scores", ".attention.chosen")
 
 
 class Observation:
-    """What a request asks to see of its prompt, and what was seen: ``rows`` by name, a row a position.
+    """Requested activations of a prompt, and those computed so far: ``rows`` by name, a row a position.
 
     ``positions`` are in order; every name's rows are float32 [...], of attention weights and scores [h s]
     over the text up to the token. ``logits`` float32 [v] are those after the prompt. A step reads at most

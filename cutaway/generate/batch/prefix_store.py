@@ -41,7 +41,7 @@ log = logging.getLogger("cutaway.prefixes")
 
 @dataclass
 class StoreFigures:
-    """What a store did since it began, and the bytes that its folder had when it last wrote."""
+    """A store's counters since it began, and its folder's bytes after the last write."""
 
     loaded: int = 0  # pages
     written: int = 0

@@ -26,7 +26,7 @@ class Restoring:
 
     @property
     def figures(self) -> StoreFigures:
-        """What the store did."""
+        """The store's counters."""
         return replace(self._store.figures)
 
     def ready(self, unread: list[ScheduledSequence]) -> list[ScheduledSequence]:

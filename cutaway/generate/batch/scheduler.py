@@ -50,7 +50,7 @@ FORKS = 4  # of a prompt that begin in one step beside other clients: each copie
 
 @dataclass(frozen=True)
 class SchedulerStats:
-    """What the scheduler does now, and its counters since it began."""
+    """The scheduler's current load, and its counters since it began."""
 
     running: int
     queued: int
@@ -382,7 +382,7 @@ class Scheduler:
             self._step_seconds += seconds
 
     def _drafts(self, decoding: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
-        """What is drafted of each sequence for this step, in which no prompt is read."""
+        """The draft tokens of each sequence for this step, in which no prompt is read."""
         if self._drafting is None:
             return [()] * len(decoding)
         rooms = [sequence.draft_room() for sequence in decoding]

@@ -142,7 +142,7 @@ class PrefillBudget:
         return min(self.most, max(least, min(room, self._reach)))
 
     def _beside_clients(self) -> int:
-        """How many ids a step reads that decodes none, where another client may soon wait for it."""
+        """The ids that a step without decoding reads, where another client may soon wait for it."""
         ids, seconds = (sum(each) for each in zip(*self._prefills, strict=True)) if self._prefills else (0, 0)
         if not ids or not self._decode_seconds:
             return SHORT
@@ -165,7 +165,7 @@ def prompts_waiting(prompts: Counter[str], clients: Set[str]) -> int:
 
 
 def _stretch(waiting: int) -> float:
-    """How many times one without prefill a step may take while so many prompts wait."""
+    """The longest step while so many prompts wait, as a multiple of one without prefill."""
     return min(max(STRETCH, waiting), MOST_STRETCH)
 
 

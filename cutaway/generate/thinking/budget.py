@@ -100,7 +100,7 @@ class Budget:
         return not self.open and self.inner is not None and self.inner.done
 
     def mask(self, logits: np.ndarray) -> None:
-        """What may come next."""
+        """The tokens that may come next."""
         if not self.forced and self.open:
             if self.limit is not None and self.thought >= self.limit:
                 self.forced = list(self.end)

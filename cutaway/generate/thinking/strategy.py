@@ -77,7 +77,7 @@ def judge(
 
 @runtime_checkable
 class Strategy(Protocol):
-    """How answers come about."""
+    """A strategy: how an answer is found by several generations."""
 
     def answer(
         self, writer: Writer, prompts: Sequence[Sequence[int]], settings: SamplingParams, judge: Judge

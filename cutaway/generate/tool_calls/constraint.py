@@ -99,7 +99,7 @@ def schema_error(schema: Mapping[str, Any], text: str) -> str | None:
 def call_constraint(
     make: Any, format: ToolFormat, tools: ToolSchemas, tokenizer: Tokenizer, several: bool, **more: Any
 ) -> Held:
-    """What holds an answer to calls of tools: ``make`` is one of tool_grammar's."""
+    """Constrain an answer to calls of tools: ``make`` is one of tool_grammar's."""
     held: dict[str, dict[str, Any]] = {}
     loose: dict[str, dict[str, Any]] = {}
     warnings: list[str] = []

@@ -11,13 +11,13 @@ TAG = r"<[^<>\s][^<>]*>|\[/?[A-Z_]+\]"
 
 
 def common_prefix(one: str, other: str) -> str:
-    """What two texts begin with."""
+    """The beginning that two texts share."""
     same = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return one[: next(same, min(len(one), len(other)))]
 
 
 def common_suffix(one: str, other: str) -> str:
-    """What two texts end with."""
+    """The ending that two texts share."""
     return common_prefix(one[::-1], other[::-1])[::-1]
 
 

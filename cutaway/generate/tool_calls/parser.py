@@ -151,7 +151,7 @@ class StreamingParser:
     # ---- arguments in JSON ---------------------------------------------------------------------------------
 
     def _objects(self) -> Iterator[ParserEvent]:
-        """What there is of calls and of their arguments."""
+        """Calls and their arguments as far as they are written."""
         while True:
             if self._arguments is None:
                 begun = self._beginning()

@@ -54,7 +54,7 @@ class ThoughtParser:
         self.blank = True  # whether nothing was emitted since the state's beginning
 
     def push(self, text: str, ended: bool) -> list[Thought | str]:
-        """What a text brings; with ``ended`` nothing follows."""
+        """Pieces of thought and content in a text; with ``ended`` nothing follows."""
         self.text += text
         events: list[Thought | str] = []
         if self.state == "before":

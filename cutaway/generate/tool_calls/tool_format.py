@@ -166,7 +166,7 @@ def _given(arguments: TaggedArguments) -> str:
 
 
 def _around(probe: _TemplateProbe, one: str, given: re.Pattern[str]) -> ToolFormat:
-    """What is around the names of calls and their arguments, of which ``given`` is a pattern."""
+    """The constants around the names of calls and their arguments, whose pattern is ``given``."""
     two, three = (probe.answer(probe.try_calls(count, EXAMPLE)) for count in (2, 3))
     content = probe.answer(probe.try_calls(1, EXAMPLE, content=CONTENT))
     name = one.index(NAMES[0])

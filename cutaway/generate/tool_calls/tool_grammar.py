@@ -155,7 +155,7 @@ class _Arguments:
         return " | ".join(made)
 
     def _value(self, form: ValueTags, key: str, schema: Any, kinds: set[str], suffix: str) -> str:
-        """What is between a form's marks, and the mark at its end."""
+        """A rule for the text between a form's delimiters, with the last one."""
         after = form.after.replace(KEY, key)
         plain = json_schema.followed(schema, self.schema)
         if isinstance(plain, Mapping) and ("enum" in plain or "const" in plain):

@@ -53,7 +53,7 @@ class Watermark(Shown, ABC):
 
     @abstractmethod
     def scores(self, hashes: np.ndarray) -> np.ndarray:
-        """How much tokens speak for the key, float64 [...], by their own hashes uint64 [...]."""
+        """The evidence of tokens for the key, float64 [...], by their own hashes uint64 [...]."""
 
     @property
     @abstractmethod

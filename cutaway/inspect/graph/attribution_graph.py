@@ -47,7 +47,7 @@ class Node(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a reader calls it."""
+        """The node's name for readers."""
         if self.label:
             return self.label
         words = {"head": f"head {self.layer}.{self.index}", "mlp": f"MLP {self.layer}"}

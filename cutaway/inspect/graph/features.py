@@ -150,7 +150,7 @@ class Features:
         return i in self.by_layer and _site(self.by_layer[i]) == "mlp_post_norm"
 
     def reads(self, kind: str, layer: int, chosen: np.ndarray) -> Reads:
-        """What some sources of one group read."""
+        """The inputs of some sources of one group."""
         of, time = self.layers[layer], 2.0 * layer + 1
         at = np.array([self.nodes[n].position for n in chosen])
         weights = (at[:, None] == np.arange(len(self.ids))).astype(np.float32)

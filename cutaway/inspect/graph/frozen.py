@@ -228,7 +228,7 @@ class FrozenLayer:
 
     @cached_property
     def mlp_scale(self) -> np.float32:
-        """What multiplies that activation."""
+        """The factor of that activation."""
         mlp: Any = self.block.mlp
         return np.float32(1 if self.mixture else mlp.out_scale)
 

@@ -94,7 +94,7 @@ class Parts:
         return Rows(effects, reads.values.astype(np.float64), constants)
 
     def reads(self, kind: str, layer: int, chosen: np.ndarray) -> Reads:
-        """What some sources of one group read."""
+        """The inputs of some sources of one group."""
         of, time = self.layers[layer], float(self.times[chosen[0]])
         at, index = self.positions[chosen], np.array([self.nodes[n].index for n in chosen])
         if kind == "head":
