@@ -3,6 +3,7 @@ has four, and all pairings.
 """
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cutaway.train import config, distributed
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, lora
 from cutaway.train.recipes import finetune, rewards
+from cutaway.train.signals import SignalHandler
 from cutaway.weights import safetensors
 from tests.many_devices import STEPS, trained
 from tests.training import Quiet, chatting_model, conversations, losses, pairs, training
@@ -113,6 +115,19 @@ def test_processes_wait_for_the_first_to_prepare(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InterruptedError), distributed.joined(training().run):
         pass
     assert asked["timeout"].total_seconds() >= 12 * 3600
+
+
+def test_a_second_signal_under_torchrun_waits_for_the_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm signals every process, and so does torchrun; without torchrun the second ends at once."""
+    with SignalHandler() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setenv("RANK", "0")
+    with SignalHandler() as signals:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
 
 
 def test_a_draft_is_trained_by_one_process(

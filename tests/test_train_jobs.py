@@ -58,6 +58,15 @@ def test_a_job_starts_torchrun_and_continues_a_run_that_is_there(
     assert words[words.index("pretrain") + 1] in config.presets() and "corpus" in words
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_torchrun_lets_a_run_save(name: str) -> None:
+    """It kills what has not ended after 30 s, unless it is given longer; the job itself has ten minutes."""
+    [seconds] = re.findall(
+        r"TORCH_ELASTIC_SHUTDOWN_TIMEOUT\W+(?:value\W+)?(\d+)", (DEPLOY / name).read_text()
+    )
+    assert 300 <= int(seconds) < 600
+
+
 def test_slurm_asks_in_time_to_save() -> None:
     asked = re.findall(r"^#SBATCH --(\S+?)=(\S+)", script("train.sbatch"), re.M)
     assert dict(asked)["signal"] == "TERM@600" and dict(asked)["ntasks-per-node"] == "1"

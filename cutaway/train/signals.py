@@ -1,7 +1,12 @@
-"""SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second signal ends the run at once."""
+"""SIGTERM and Ctrl-C let a step end and a checkpoint be written; a second signal ends the run at once.
+
+Under torchrun it does not: Slurm and torchrun send SIGTERM both, and torchrun ends by SIGKILL what takes too
+long.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -27,9 +32,9 @@ class SignalHandler:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None and "RANK" not in os.environ:
             exit_by_signal(number)
-        self.received = number
+        self.received = self.received or number
 
 
 def exit_by_signal(number: int) -> None:

@@ -46,6 +46,8 @@ def main(names: list[str]) -> int:
         home = Path(scratch)
         ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
         for name in names or list(VERBS):
+            for way in ("alone", "ray"):
+                (home / name / way).mkdir(parents=True)
             start = time.perf_counter()
             alone = VERBS[name](home / name / "alone", False)
             middle = time.perf_counter()
@@ -112,7 +114,6 @@ def count_words(home: Path, on_ray: bool) -> Any:
     files = sorted(SOURCE.glob("**/*.py"))
     found = (ray_counts if on_ray else WordCounts).of(files, "gpt2", ["<|end|>"])
     if on_ray:
-        home.mkdir(parents=True)
         (home / "bad.txt").write_bytes(b"a\xff")
         try:
             ray_counts.of([home / "bad.txt"])
@@ -126,11 +127,9 @@ def count_words(home: Path, on_ray: bool) -> Any:
 def tokenise(home: Path, on_ray: bool) -> Any:
     """Every token, document border and count of the source's files, all of them twice."""
     for copy in ("a", "b"):
-        for path in SOURCE.glob("data/*.py"):
-            (home / "text" / copy).mkdir(parents=True, exist_ok=True)
-            (home / "text" / copy / path.name).write_bytes(path.read_bytes())
+        copied(home / "text" / copy, "data/*.py")
     words = run_tokenizer.save(run_tokenizer.of_bytes(), home / "words")
-    source, rules = Source(str(home / "text"), suffixes=(".py",)), filters.Filters(min_characters=200)
+    source, rules = Source(str(home / "text")), filters.Filters(min_characters=200)
     if on_ray:
         made = cluster.prepare(source, words, home / "made", rules=rules, documents=4)
     else:
@@ -147,7 +146,6 @@ def compare(home: Path, on_ray: bool) -> Any:
     found = set()
     for n, how in enumerate(ways):
         folder = home / str(n)
-        folder.mkdir(parents=True)
         found.add(table(report.save(made, sweep.run_sweep(made, folder, lambda what: None, **how), folder)))
     (only,) = found
     return only
@@ -175,8 +173,16 @@ def activations(home: Path, on_ray: bool) -> Any:
     """Every shard's bytes."""
     base = chatting_model(home / "base")
     words = ["--model", str(base), "--output", str(home / "acts"), "--max-tokens", "150000", "--json"]
-    called("activations", str(SOURCE), "--names", "blocks.1.out", *words, ray=on_ray)
+    copied(home / "text", "**/*.py")
+    called("activations", str(home / "text"), "--names", "blocks.1.out", *words, ray=on_ray)
     return {path.name: path.read_bytes() for path in sorted((home / "acts").glob("*.safetensors"))}
+
+
+def copied(folder: Path, pattern: str) -> None:
+    """Files of Cutaway's own source, as text."""
+    folder.mkdir(parents=True)
+    for n, path in enumerate(sorted(SOURCE.glob(pattern))):
+        (folder / f"{n:04}.txt").write_bytes(path.read_bytes())
 
 
 def called(*words: str, ray: bool) -> str:

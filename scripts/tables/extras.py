@@ -32,7 +32,7 @@ OPENS = {
     "signed bundles, `audit --public-key`",
     "all": "all of these",
     "umap": "`embed map --method umap`",
-    "ray": "comparing, tokenizing and counting words on several machines",
+    "ray": "evaluating, comparing, activations, tokenizing and counting words on several machines",
 }
 
 
