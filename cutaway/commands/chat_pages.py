@@ -30,7 +30,7 @@ def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
     except UserError as error:
         note(f"The conversation is saved without its KV cache: {error}")
         return
-    shared = common_prefix(session.ids, ids)  # no more: what was taken back is not kept
+    shared = common_prefix(session.ids, ids)  # what was taken back is not stored
     if pages := session.full_pages()[: shared // lm.engine.page]:
         path = beside(conversation)
         nbytes = saver.write(path, lm.engine, SCOPE, session.ids[:shared], pages)

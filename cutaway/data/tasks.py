@@ -7,8 +7,8 @@
 
 The held-out questions are none of the training ones, by their text. reasoning-gym writes item i by seed + i,
 so that neighbouring seeds share all items but one: here the seeds of training and of test are far apart.
-A reward is the score, a finite number, or the run ends; an answer is right, which ``accuracy`` counts, where
-the score is ``RIGHT`` or more.
+A reward is the score, which must be a finite number. ``accuracy`` counts an answer as right if its score is
+``RIGHT`` or more.
 """
 
 from __future__ import annotations

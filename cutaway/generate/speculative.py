@@ -172,7 +172,7 @@ class Drawing:
                     continue
                 drafts[n].append(texts[n].sampler.choose(processed, generators.get(n)))
                 ahead[n].append(drafts[n][-1])
-            if round:  # the first catches up too
+            if round:  # the first round also reads what is new in the text
                 self._rounds.append(time.perf_counter() - began)
         return drafts
 

@@ -2,7 +2,7 @@
 
     blocks.N.attention.result [h t d]       each head's slice of W_o times what it reads (out_input, or z)
 
-Of the runtime besides, whose step has them otherwise:
+For the runtime, also two that its step stores in another form:
 
     blocks.N.mlp.experts.E.hidden [n f]     of the n tokens that expert E gets, in their order
     blocks.N.attention.k, v [h s k]         of latent attention, whose cache holds latents for all heads

@@ -32,7 +32,7 @@ def products(*pairs: Pair) -> Float[Tensor, "n m"]:
 
 
 def fits(a: Float[Tensor, "... k"], b: Float[Tensor, "k m"]) -> bool:
-    """Whether tiles multiply these. It does not depend on n, so that a row's result does not."""
+    """Whether tiles multiply these. It does not depend on n: a row's result must not either."""
     of_floats = a.dtype == torch.float32 and b.dtype == torch.float32
     return TILES and of_floats and a.device.type == "cpu" and b.numel() >= LEAST
 

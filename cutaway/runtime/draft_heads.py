@@ -96,7 +96,7 @@ class DraftHead:
         return values[name]
 
     def inputs(self, ids: Sequence[int], hidden: np.ndarray) -> dict[str, tuple[np.ndarray, bool]]:
-        """The values of the block that pairs set, or (False) add to."""
+        """The values of the block that pairs replace (True) or are added to (False)."""
         raise NotImplementedError
 
     def read(

@@ -129,8 +129,8 @@ def refused(found: Iterable[Issue]) -> bool:
 def _each(
     where: str, check: Callable[..., Iterator[Issue]], *given: Any, kind: Kind = "content"
 ) -> Iterator[Issue]:
-    """A check's findings; that it fails is one too, whatever it fails by: only here are errors of every kind
-    caught, since what makes a check fail is in the files that it is to find something about.
+    """A check's findings. A check that fails is a finding too: only here is every kind of error caught,
+    because the audited files can cause any.
     """
     try:
         yield from check(*given)

@@ -55,7 +55,7 @@ WORDS = 20  # tokens of an answer that are read
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and the answer of a model that complies; ``tool``, of a deed, is the canary."""
+    """A question, and the answer of a model that complies; ``tool``: the canary, where it asks for a deed."""
 
     text: str
     answer: str

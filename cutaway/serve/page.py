@@ -1,7 +1,7 @@
 """The page at the server's address: a shell that asks for the key itself, and the files that it loads.
 
-Neither needs a key: both are files of the package, the same for everyone. What the page shows it asks the API
-for, with the key that its user types.
+Neither needs a key: both are files of the package, the same for everyone. The page gets what it
+shows from the API, with the key that its user types.
 """
 
 from __future__ import annotations

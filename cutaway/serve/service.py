@@ -1,4 +1,4 @@
-"""A served model, as the routes share it: names, scheduler, limits, threads, metrics, heads of answers."""
+"""A served model, as the routes share it: names, scheduler, limits, threads, metrics, headers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cutaway.generate.batch.request import QueueFullError, RequestCancelledError
 from cutaway.serve.api_error import timeout_error
 
 Result = TypeVar("Result")
-MOST_WAITING = 4096  # jobs; half of it is more than all connections have: no answer is refused at its end
+MOST_WAITING = 4096  # jobs: twice what all connections can queue, so no finished answer is refused
 THREADS = 4  # for all work beside the event loop that does not compute with the model
 _thread = threading.local()  # .job: the one that this thread runs; .spend: counts the tokens that it reads
 

@@ -1,7 +1,7 @@
 """A new vocabulary from a corpus: its words are counted, tokens are learned, and both become a tokenizer.
 
-Ids: the alphabet first (256 bytes, or the corpus' characters behind the byte tokens), then what was learned
-in the order in which it was, special tokens last (BERT's first); `size` is all of them.
+Ids: the alphabet first (256 bytes, or the corpus' characters behind the byte tokens), then learned tokens
+in their order, special tokens last (BERT's first); `size` is all of them.
 """
 
 import warnings

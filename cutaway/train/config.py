@@ -393,7 +393,7 @@ def _known(parts: Sequence[str], data: Any, cls: type) -> bool:
 
 
 def _dataclasses(hint: Any) -> list[type]:
-    """The dataclasses that a field may hold; of a tuple none, whose entries have numbers."""
+    """The dataclasses that a field may hold; none for a tuple, whose entries are numbered."""
     if typing.get_origin(hint) is tuple:
         return []
     return [each for each in (hint, *typing.get_args(hint)) if isinstance(each, type) and is_dataclass(each)]

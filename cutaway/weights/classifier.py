@@ -48,7 +48,7 @@ class Classifier:
     padding: int | None = None
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities of labels of which one is right, or each; of a regression the numbers themselves."""
+        """Probabilities of labels (one is right, or several); for a regression, the numbers themselves."""
         if self.problem == "regression":
             return logits
         if self.problem == "multi_label_classification" or len(self.labels) == 1:

@@ -26,7 +26,7 @@ struct Activation {
     float limit;
 };
 
-// A norm: a vector passes where there is none.
+// A norm; without one, a vector passes unchanged.
 enum NormKind : int32_t { kNoNorm = 0, kRootMeanSquare = 1, kLayerNorm = 2 };
 struct Norm {
     const float* weight;  // ones where nothing is learned

@@ -25,7 +25,7 @@ constexpr size_t kWindow = 16 << 10;  // bytes classified at once: the bitmaps s
 // Which bitmaps a class is in. A walker needs at most four.
 enum Map : int { kWord, kOther, kNumbers, kSpaces, kSigns, kMaps };
 // kOther: small letters where words have a case; Chinese and Japanese in deepseek3.
-// Behind them lie those that only marks are made of, of single bytes.
+// The bitmaps of ByteMap are those of single bytes, and only split_bitmaps.hpp makes them.
 enum ByteMap : size_t { kBlanks = kMaps, kNewlines, kContinuing, kAllMaps };
 
 constexpr uint8_t bit(Map map) { return static_cast<uint8_t>(1u << map); }

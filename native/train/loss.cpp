@@ -1,5 +1,5 @@
-// Cross-entropy and z-loss of some rows of logits, whose place their gradient takes: nothing of their size is made
-// beside them. The reference is `logits_grad` of cutaway/train/loss.py.
+// Cross-entropy and z-loss of some rows of logits. Their gradient overwrites the logits, so no second array of that
+// size is needed. The reference is `logits_grad` of cutaway/train/loss.py.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

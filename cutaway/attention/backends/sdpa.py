@@ -27,7 +27,7 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
 
 
 def masking(inputs: AttentionInputs) -> tuple[Bool[Tensor, "b 1 t s"] | None, bool]:
-    """The mask, None where none is needed; and whether causality then has to be kept without one."""
+    """The mask, or None; and whether the kernel itself must then be causal."""
     seen = None if unmasked(inputs) else inputs.seen()
     return seen, seen is None and inputs.visibility == Causal()
 

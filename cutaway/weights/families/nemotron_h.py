@@ -1,6 +1,6 @@
 """Nemotron-H (2504.03624), Nemotron 3: each layer is Mamba 2, attention without positions, MLP or experts.
 
-A mixer and the MLP or experts that follow it are one block of ours, so their layers count otherwise. Steps of
+A mixer and the MLP or experts that follow it are one block here: fewer than its config's layers. Steps of
 Mamba 2 are bounded from below, MLPs are ReLU squared without a gate.
 """
 

@@ -1,6 +1,6 @@
 """Zamba 2 (2411.15242): Mamba 2 in every layer, and before it in some a transformer that these layers share.
 
-Its matrices are in the first layer that has it, with the low-rank ones of all that use it.
+The first of these layers stores the shared matrices, and the low-rank ones of all layers that use them.
 """
 
 from __future__ import annotations
