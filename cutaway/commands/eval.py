@@ -116,14 +116,9 @@ def eval(
     loading = {"context": context, "strict": strict}
     _check_numbers(limit, samples, think)
     if harness is not None:
-        if any(given is not None for given in (tasks, against, output, think, html, svg)):
-            raise UserError(
-                "--harness asks lm-eval: leave out --tasks, --against, --think, --output, --html and --svg"
-            )
-        if ray or samples > 1 or temperature or max_tokens is not None or mutual_information:
-            raise UserError(
-                "lm-eval's tasks have their own sampling, here: leave out --ray, and how answers are sampled"
-            )
+        others = any(given is not None for given in (tasks, against, output, think, html, svg))
+        sampling = ray or samples > 1 or temperature or max_tokens is not None or mutual_information
+        _check_harness(others, bool(sampling))
         _harness(model, adapter, loading, [name.strip() for name in harness.split(",")], limit, seed, as_json)
         return
     if tasks is None:
@@ -135,11 +130,8 @@ def eval(
     found = _tasks(tasks, limit, unsafe, options)
     if against is not None:  # before an hour of the first model's
         _check_against(against, found, strict, itself=against == model and adapter is None)
-    if ray and any(map(_labelled, found)):
-        raise UserError("--ray: a task of labels is asked on this machine alone: leave it out there")
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
-    here, given = str(Path.cwd()), (limit, unsafe, options, threads or 1)
-    sent = [on_ray.Asked("", (), each, *given, here) for each in _names(tasks) if ray]
+    sent = _sent(_names(tasks), found, limit, unsafe, options, threads) if ray else []
     results = {name: _results(model, adapter, loading, found, options, cache, sent)}
     if against is not None:
         results[against] = _results(against, None, loading, found, options, cache, sent)
@@ -150,6 +142,34 @@ def eval(
         console.print_json(_document(results))
         return
     console.on_screen(lambda out: _show(out, results))
+
+
+def _check_harness(others: bool, sampling: bool) -> None:
+    """Refuse options that lm-eval's tasks do not take."""
+    if others:
+        raise UserError(
+            "--harness asks lm-eval: leave out --tasks, --against, --think, --output, --html and --svg"
+        )
+    if sampling:
+        raise UserError(
+            "lm-eval's tasks have their own sampling, here: leave out --ray, and how answers are sampled"
+        )
+
+
+def _sent(
+    names: list[str],
+    found: list[Any],
+    limit: int | None,
+    unsafe: bool,
+    options: Options,
+    threads: int | None,
+) -> list[on_ray.Asked]:
+    """The tasks as they are sent to a Ray cluster."""
+    if any(map(_labelled, found)):
+        raise UserError("--ray: a task of labels is asked on this machine alone: leave it out there")
+    return [
+        on_ray.Asked("", (), each, limit, unsafe, options, threads or 1, str(Path.cwd())) for each in names
+    ]
 
 
 def _check_numbers(limit: int | None, samples: int, think: str | None) -> None:
