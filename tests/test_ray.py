@@ -112,15 +112,23 @@ def test_an_evaluation_on_ray_is_one_machines(
 ) -> None:
     """Requests of two kinds, the second of which reads the first's, in slices."""
     base = chatting_model(tmp_path / "base")
-    rows = [{"prompt": f"{n} + 1 =", "choices": [f" {n + 1}", f" {n}"], "answer": n % 2} for n in range(70)]
+    rows = [
+        {"prompt": f"{n} + 1 =", "choices": [f" {n * n}", f" {n}, no", f" {n + 1}"], "answer": n % 3}
+        for n in range(70)
+    ]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["eval", str(base), "--tasks", str(tmp_path / "sums.jsonl"), "--mutual-information", "--json"]
     found = []
-    for more in ([], ["--ray"]):
-        assert main([*words, "--no-cache", *more]) == 0
+    for n, more in enumerate(([], ["--ray"])):
+        items = tmp_path / f"{n}.jsonl"
+        assert main([*words, "--no-cache", "--output", str(items), *more]) == 0
         (figures,) = json.loads(capsys.readouterr().out)["tasks"].values()
-        found.append({name: value for name, value in figures.items() if name != "seconds"})
-    assert found[0] == found[1] and 0 < found[0]["acc"] < 1
+        found.append(
+            (figures | {"seconds": 0}, [json.loads(line) for line in items.read_text().splitlines()])
+        )
+    assert found[0] == found[1]
+    rights = {name: [line[name] for line in found[0][1]] for name in ("acc", "acc_mi")}
+    assert rights["acc"] != rights["acc_mi"] != [float(row["answer"] == 0) for row in rows]
     assert jobs == ["values"] * 4, "70 requests with a prompt and 70 without, 64 a task"
     (tmp_path / "labels.jsonl").write_text('{"text": "a", "label": "b"}\n')
     assert main(["eval", "smollm2", "--harness", "arc_easy", "--ray"]) == 2
