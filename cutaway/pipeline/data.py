@@ -35,7 +35,7 @@ LICENCES = {NOVELS: "public domain (six novels of Jane Austen, Debian's r-cran-j
 OWN = "written by cutaway/data/programs (Apache-2.0)"
 PIECE = 600  # characters of text that are an example of mid-training
 TOOLS_ELSEWHERE = 0.15  # of the questions without a tool: it is declared, and must not be called
-REPEATS = 10  # of one question, so that kinds with few questions keep their part
+REPEATS = 50  # of one question, so that kinds with few questions keep their part
 HELD_OUT_DOCUMENT = 40  # one document of so many is held out
 
 
