@@ -20,6 +20,7 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.pipeline import budget, card, config, costs, data, folder, named, overlap, run, verbs
 from cutaway.pipeline.config import Pipeline, parsed
 from cutaway.pipeline.energy import Meter
+from cutaway.train import curve
 
 STAGES = ("data", "tokens", "pack")
 
@@ -532,6 +533,16 @@ def test_calibration_is_how_often_the_likeliest_token_is_right() -> None:
     assert found["tokens"] == count == 37 and found["error"] == pytest.approx(error)
 
 
+def test_a_long_curve_is_drawn_as_means(tmp_path: Path) -> None:
+    """Of 3,000 steps the card keeps 300 points, the mean of ten steps each; a short curve stays as it is."""
+    for count in (200, 3000):
+        lines = [{"step": n, "loss": n * 2.0, "reward": 1.0} for n in range(1, count + 1)]
+        (tmp_path / curve.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = card._curves(tmp_path)
+        assert len(found["loss"]) == len(found["reward"]) == min(count, card.POINTS)
+    assert found["loss"][0] == (6, 11.0) and found["loss"][-1] == (2996, 5991.0)
+
+
 def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_path: Path) -> None:
     pipeline = made(
         {name: {"verb": "eval", "config": {"model": model, "tasks": "t"}} for name, model in
@@ -548,7 +559,7 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
         place = opened.stage(stage)
         place.mkdir()
         tasks = {
-            task: {"acc": sum(own[model]) / 20, "acc_interval": intervals[task], "n": 20,
+            task: {"acc": sum(own[model]) / 20, "acc_interval": intervals[task], "n": 20 if model == "base" else 40,
                    "chance": 0.5 if task == "coin" else 0.1}
             for task, own in answers.items()
         }  # fmt: skip
@@ -568,5 +579,5 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
         "it trained, attacked and read nothing"
     )
     text = (tmp_path / "run" / card.TEXT).read_text()
-    assert "| skill | 10% | 0% (75% to 100%) | 95% (75% to 100%) | 20 |" in text
+    assert "| skill | 10% | 0% (75% to 100%) | 95% (75% to 100%) | 20, 40 |" in text
     assert json.loads((tmp_path / "run" / card.JSON).read_text())["verdicts"] == found["verdicts"]

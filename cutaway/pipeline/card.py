@@ -23,6 +23,7 @@ PAGE, JSON, TEXT = "card.html", "card.json", "card.md"
 MEASURES = {"acc": True, "bits_per_byte": False}  # of a task, and whether more is better
 ANSWERED = 48  # tokens of a sample
 CALIBRATED, BINS = 2048, 10  # tokens of held-out text, and bins of probability
+POINTS = 300  # of a curve
 SHEET = "sheet.json"
 
 
@@ -93,7 +94,15 @@ def _curves(place: Path) -> dict[str, list[tuple[int, float]]]:
             value = line.get(key)
             if isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(key, []).append((int(line["step"]), float(value)))
-    return found
+    return {key: _drawn(points) for key, points in found.items()}
+
+
+def _drawn(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most ``POINTS`` points, each the mean of its neighbours: a card of thousands of steps stays small."""
+    if len(points) <= POINTS:
+        return points
+    steps, values = (curve.means([point[i] for point in points], POINTS) for i in (0, 1))
+    return [(round(step), value) for step, value in zip(steps, values, strict=True)]
 
 
 # ---- scores ------------------------------------------------------------------------------------------------
@@ -112,10 +121,11 @@ def _scores(folder: Folder) -> dict[str, dict[str, Any]]:
             measure = next((one for one in MEASURES if one in figures), None)
             if measure is None:
                 continue
-            entry = found.setdefault(task, {"measure": measure, "n": figures["n"], "models": {}})
+            entry = found.setdefault(task, {"measure": measure, "models": {}})
             if "chance" in figures:
                 entry["chance"] = figures["chance"]
-            entry["models"][model] = {"value": figures[measure], "interval": figures[f"{measure}_interval"]}
+            own = {"value": figures[measure], "interval": figures[f"{measure}_interval"], "n": figures["n"]}
+            entry["models"][model] = own
         for line in json_lines(place / ITEMS):
             if "acc" in line:
                 values.setdefault(line["task"], {}).setdefault(model, []).append(line["acc"])

@@ -70,7 +70,7 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[report.Part]:
     if others:
         yield _bars("Text that is held out", Axis("bits per byte", "95% interval"), others, False)
     rows = [
-        [task, model, own["value"], own["interval"][0], own["interval"][1], entry.get("chance"), entry["n"]]
+        [task, model, own["value"], own["interval"][0], own["interval"][1], entry.get("chance"), own["n"]]
         for task, entry in scores.items()
         for model, own in entry["models"].items()
     ]

@@ -52,7 +52,8 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
         cells = [_value(entry["models"].get(model), share) for model in models]
         chance = f"{entry['chance']:.0%}" if "chance" in entry else ""
         name = task.removeprefix("programs:") if share else f"{task}, bits per byte"
-        yield f"| {name} | {chance} | {' | '.join(cells)} | {entry['n']} |"
+        asked = ", ".join(dict.fromkeys(f"{one['n']:,}" for one in entry["models"].values()))
+        yield f"| {name} | {chance} | {' | '.join(cells)} | {asked} |"
 
 
 def _value(one: Mapping[str, Any] | None, share: bool) -> str:

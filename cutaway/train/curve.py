@@ -41,7 +41,7 @@ def _number(numbers: dict[str, Any], name: str, path: Path) -> Any:
 
 def text(points: Points, width: int = 60, height: int = 6) -> str:
     """A curve as lines of block characters, the axes' ends beside it."""
-    values = _means([value for _, value in points], width)
+    values = means([value for _, value in points], width)
     low, high = min(values), max(values)
     scale = (height * 8 - 1) / (high - low) if high > low else 0.0
     eighths = [1 + round((value - low) * scale) for value in values]
@@ -74,11 +74,11 @@ def _series(curves: dict[str, Points]) -> Iterator[Series]:
         words, many = name.replace("_", " "), len(points) > 4 * MEANS
         yield Series(words, steps, values, faint=many, points=len(points) < 30, color=color)
         if many:
-            means = _means(values, MEANS), _means(steps, MEANS)
+            means = means(values, MEANS), means(steps, MEANS)
             yield Series(f"{words}, mean of {len(points) // MEANS} steps", means[1], means[0], color=color)
 
 
-def _means(values: Sequence[float], width: int) -> list[float]:
+def means(values: Sequence[float], width: int) -> list[float]:
     """Downsample to at most ``width`` means of neighbours."""
     count = min(width, len(values))
     ends = [round(n * len(values) / count) for n in range(count + 1)]
