@@ -559,7 +559,8 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
         place = opened.stage(stage)
         place.mkdir()
         tasks = {
-            task: {"acc": sum(own[model]) / 20, "acc_interval": intervals[task], "n": 20 if model == "base" else 40,
+            task: {"acc": sum(own[model]) / 20, "acc_interval": intervals[task],
+                   "n": 20 if model == "base" else 40,
                    "chance": 0.5 if task == "coin" else 0.1}
             for task, own in answers.items()
         }  # fmt: skip

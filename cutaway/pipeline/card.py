@@ -98,7 +98,7 @@ def _curves(place: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _drawn(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most ``POINTS`` points, each the mean of its neighbours: a card of thousands of steps stays small."""
+    """At most ``POINTS`` points, each the mean of neighbours: a card of thousands of steps is small."""
     if len(points) <= POINTS:
         return points
     steps, values = (curve.means([point[i] for point in points], POINTS) for i in (0, 1))
