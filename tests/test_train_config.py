@@ -234,7 +234,9 @@ def test_plan_knows_the_optimizer_the_vocabulary_and_short_times(capsys: pytest.
     assert re.search(
         r"A step: \S+ operations, [\d.]+ (µs|ms)\nThe run: [\d.]+ m?s\n", out
     )  # one device moves nothing
-    assert main(["plan", "nano", "--devices", "8"]) == 0
+    assert main(["plan", "nano", "--devices", "8"]) == 2  # sixteen rows at once: a device would have two
+    assert "16 in micro-batches of 16 cannot be split evenly over 8 devices" in capsys.readouterr().err
+    assert main(["plan", "nano", "--devices", "8", "--micro-batch-size", "2"]) == 0
     assert re.search(r"; moving [\d.]+ (µs|ms)\nThe run: .*s if moving hides", capsys.readouterr().out)
     assert main(["plan", "nano", "--batch_size", "8"]) == 2
     assert "write --batch-size" in capsys.readouterr().err
