@@ -7,8 +7,10 @@ cluster's machines must have this package, and what the arguments name by path, 
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
 from cutaway.errors import OperationalError, UserError
@@ -37,12 +39,13 @@ def each(
     task = ray.remote(num_cpus=processors, max_retries=RETRIES)(_with_threads)
     waiting: deque[Any] = deque()
     try:
-        for one in arguments:
-            waiting.append(task.remote(processors, function, *one))
-            if len(waiting) >= AHEAD:
+        with redirect_stdout(sys.stderr):  # Ray tells of dead workers on standard output
+            for one in arguments:
+                waiting.append(task.remote(processors, function, *one))
+                if len(waiting) >= AHEAD:
+                    yield ray.get(waiting.popleft())
+            while waiting:
                 yield ray.get(waiting.popleft())
-        while waiting:
-            yield ray.get(waiting.popleft())
     except ray.exceptions.RayTaskError as error:  # Ray gives a sentence back amid its own
         if isinstance(error.cause, UserError | OperationalError):
             raise error.cause from None

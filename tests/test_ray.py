@@ -58,6 +58,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return task
 
     def get(job: bytes) -> Any:
+        print("(raylet) A worker died")
         function, arguments = pickle.loads(job)
         try:
             return pickle.loads(pickle.dumps(function(*arguments)))

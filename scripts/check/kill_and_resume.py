@@ -130,7 +130,8 @@ def _compare(home: Path, steps: int) -> int:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A comparison's results without its speeds."""
+    """A comparison's results without its speeds and the folder that its command names."""
+    found.pop("command", None)
     for arm in found["arms"].values():
         del arm["tokens_per_second"]
     return json.dumps(found)

@@ -44,7 +44,7 @@ def main(names: list[str]) -> int:
     differ = []
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="error")
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
         for name in names or list(VERBS):
             for way in ("alone", "ray"):
                 (home / name / way).mkdir(parents=True)
@@ -102,8 +102,9 @@ def busy() -> dict[int, str]:
     def ours(pid: int) -> bool:
         return pid == os.getpid() or (pid in parents and ours(parents[pid]))
 
-    works = {pid: title for pid, title in titles.items() if title.startswith("ray::")}
-    return {pid: title for pid, title in works.items() if not title.startswith("ray::IDLE") and ours(pid)}
+    works = {pid: title for pid, title in titles.items() if title.startswith("ray::") and ours(pid)}
+    own = ("IDLE", "Agent", "Actor")  # Ray's own processes
+    return {pid: title for pid, title in works.items() if not any(word in title for word in own)}
 
 
 # ---- the verbs ---------------------------------------------------------------------------------------------
