@@ -541,6 +541,8 @@ def test_a_long_curve_is_drawn_as_means(tmp_path: Path) -> None:
         found = card._curves(tmp_path)
         assert len(found["loss"]) == len(found["reward"]) == min(count, card.POINTS)
     assert found["loss"][0] == (6, 11.0) and found["loss"][-1] == (2996, 5991.0)
+    assert curve.page(tmp_path) is not None
+    assert "A faint line is every step" in (tmp_path / "loss.svg").read_text("utf-8")
 
 
 def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_path: Path) -> None:

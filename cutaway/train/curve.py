@@ -74,8 +74,8 @@ def _series(curves: dict[str, Points]) -> Iterator[Series]:
         words, many = name.replace("_", " "), len(points) > 4 * MEANS
         yield Series(words, steps, values, faint=many, points=len(points) < 30, color=color)
         if many:
-            means = means(values, MEANS), means(steps, MEANS)
-            yield Series(f"{words}, mean of {len(points) // MEANS} steps", means[1], means[0], color=color)
+            smooth = means(values, MEANS), means(steps, MEANS)
+            yield Series(f"{words}, mean of {len(points) // MEANS} steps", smooth[1], smooth[0], color=color)
 
 
 def means(values: Sequence[float], width: int) -> list[float]:
