@@ -138,10 +138,10 @@ def test_an_evaluation_on_ray_is_one_machines(
 
 def test_activations_on_ray_are_the_same_files(jobs: list[str], tmp_path: Path) -> None:
     base, texts = chatting_model(tmp_path / "base"), [f"{n} and {n}" * 8 for n in range(9)]
-    lm, names, options = cutaway.load(base), ["blocks.1.out"], {"shard_tokens": 100}
-    lm.activations(texts, names, tmp_path / "here", **options)  # type: ignore[arg-type]
+    lm, names = cutaway.load(base), ["blocks.1.out"]
+    lm.activations(texts, names, tmp_path / "here", shard_tokens=100)
     there = (cutaway.load, str(base))
-    lm.activations(texts, names, tmp_path / "there", elsewhere=there, **options)  # type: ignore[arg-type]
+    lm.activations(texts, names, tmp_path / "there", elsewhere=there, shard_tokens=100)
     files = [{path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("here", "there")]
     assert files[0] == files[1] and len(jobs) == len(files[0]) - 1 > 3
     with pytest.raises(UserError, match="give an output"):

@@ -54,32 +54,32 @@ def slurm(file: Path, home: Path) -> str:
         root = home / "slurm"
         if not root.exists():
             root.mkdir()
-            said = _said(["apt-get", "download", *PACKAGES], root)
+            printed = _printed(["apt-get", "download", *PACKAGES], root)
             for package in root.glob("*.deb"):
-                _said(["dpkg", "-x", package.name, "."], root)
+                _printed(["dpkg", "-x", package.name, "."], root)
             if not (root / "usr/bin/sbatch").exists():
-                return f"there is no sbatch: {said}"
+                return f"there is no sbatch: {printed}"
         [library] = root.rglob("libslurmfull.so")
         own, plugins = str(root / "usr/bin/sbatch"), str(library.parent)
         env["LD_LIBRARY_PATH"] = f"{library.parent.parent}:{library.parent}"
     (home / "slurm.conf").write_text(CONFIG.format(plugins=plugins))
-    said = _said([own, "--test-only", str(file)], home, env | {"SLURM_CONF": str(home / "slurm.conf")})
-    return "" if ACCEPTED in said else said
+    printed = _printed([own, "--test-only", str(file)], home, env | {"SLURM_CONF": str(home / "slurm.conf")})
+    return "" if ACCEPTED in printed else printed
 
 
 def skypilot(file: Path, home: Path) -> str:
     """What SkyPilot has against a task."""
-    said = _said(["uvx", "--from", "skypilot", "python", "-c", LOAD, str(file)], home)
-    return "" if "accepted:" in said else said
+    printed = _printed(["uvx", "--from", "skypilot", "python", "-c", LOAD, str(file)], home)
+    return "" if "accepted:" in printed else printed
 
 
 def kubernetes(file: Path, home: Path) -> str:
     """What kubernetes-validate has against a job."""
-    said = _said(["uvx", "kubernetes-validate", "--strict", str(file)], home)
-    return "" if said.startswith("0\n") else said
+    printed = _printed(["uvx", "kubernetes-validate", "--strict", str(file)], home)
+    return "" if printed.startswith("0\n") else printed
 
 
-def _said(command: list[str], folder: Path, env: dict[str, str] | None = None) -> str:
+def _printed(command: list[str], folder: Path, env: dict[str, str] | None = None) -> str:
     """A command's exit code on a line, then what it prints."""
     try:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
