@@ -101,8 +101,20 @@ USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 for a failure, 2 for a user's mistake, 130 for Ctrl-C."""
     warnings.formatwarning = lambda message, *_, **__: f"cutaway: {message}\n"
+    _share_processors()
     with terminal.guarded():
         return _code(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _share_processors() -> None:
+    """Let a thread of PyTorch's that is done sleep soon, where the user has said nothing about it.
+
+    GCC's OpenMP reads this once, when PyTorch is imported. By its own default, a thread that waits for the
+    others spins for so long that beside one busy program a training step takes 25 times as long
+    (docs/results/training.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _code(arguments: list[str]) -> int:

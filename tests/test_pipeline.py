@@ -17,7 +17,7 @@ import pytest
 
 from cutaway.commands import pipeline as command
 from cutaway.errors import OperationalError, UserError
-from cutaway.pipeline import budget, card, config, costs, data, folder, named, overlap, run, verbs
+from cutaway.pipeline import budget, card, card_text, config, costs, data, folder, named, overlap, run, verbs
 from cutaway.pipeline.config import Pipeline, parsed
 from cutaway.pipeline.energy import Meter
 from cutaway.train import curve
@@ -545,6 +545,13 @@ def test_a_long_curve_is_drawn_as_means(tmp_path: Path) -> None:
     assert "A faint line is every step" in (tmp_path / "loss.svg").read_text("utf-8")
 
 
+def test_what_is_nearly_all_is_not_called_all() -> None:
+    """299 right of 300 are not 100%, and one of 3,000 is not 0%."""
+    shares = 0.0, 1 / 3000, 1 / 300, 0.006, 0.5, 0.994, 299 / 300, 0.9999, 1.0
+    shown = "0%", "0.1%", "0.3%", "1%", "50%", "99%", "99.7%", "99.9%", "100%"
+    assert tuple(map(card_text.percent, shares)) == shown
+
+
 def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_path: Path) -> None:
     pipeline = made(
         {name: {"verb": "eval", "config": {"model": model, "tasks": "t"}} for name, model in
@@ -574,7 +581,7 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
     found = card.write_card(opened)
     coin, skill, same = found["verdicts"]
     assert coin == "coin: tuned is right in 50%, which is not shown to be better than chance (50%)."
-    assert skill == "skill: tuned is right in 95% (95% 75% to 100%); chance is 10%."
+    assert skill == "skill: tuned is right in 95% (95% interval: 75% to 100%); chance is 10%."
     assert same.startswith("same: tuned is right in 80%, not separated from base (p ")
     page = (tmp_path / "run" / card.PAGE).read_text()
     assert "not shown to be better than chance" in page and "Model card" in page

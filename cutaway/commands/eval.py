@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,9 +166,7 @@ def _sent(
     """The tasks as they are sent to a Ray cluster."""
     if any(map(_labelled, found)):
         raise UserError("--ray: a task of labels is asked on this machine alone: leave it out there")
-    return [
-        on_ray.Asked("", (), each, limit, unsafe, options, threads or 1, str(Path.cwd())) for each in names
-    ]
+    return [on_ray.Asked(each, limit, unsafe, options, threads or 1, str(Path.cwd())) for each in names]
 
 
 def _check_numbers(limit: int | None, samples: int, think: str | None) -> None:
@@ -275,10 +272,7 @@ def _results(
         for n, task in enumerate(found):
             doing = f"{model}, {task.name}"
             if sent:
-                asked = replace(
-                    sent[n], model=str(console.model_path(model).absolute()), loading=(*own.items(),)
-                )
-                cache = on_ray.RayCache(lm, path, asked)
+                cache = on_ray.RayCache(lm, path, sent[n], console.model_path(model).absolute(), own)
             out.append(
                 run_tasks(lm, task, cache, options, lambda done, total, doing=doing: bar(doing, done, total))
             )

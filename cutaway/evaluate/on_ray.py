@@ -24,10 +24,8 @@ from cutaway.ray_tasks import each
 
 @dataclass(frozen=True)
 class Asked:
-    """A model as it is loaded, a task by its name, and how it is asked; ``folder`` is where it was typed."""
+    """A task by its name, and how it is asked; ``folder`` is where the name was typed."""
 
-    model: str
-    loading: tuple[tuple[str, Any], ...]
     task: str
     limit: int | None
     unsafe: bool
@@ -37,11 +35,17 @@ class Asked:
 
 
 class RayCache(Cache):
-    """A cache for one task, whose missing values a Ray cluster computes."""
+    """A cache for one task, whose missing values a Ray cluster computes.
 
-    def __init__(self, lm: LanguageModel, path: Path | None, asked: Asked) -> None:
+    ``model`` is the file or folder that each worker loads, with ``loading`` as `cutaway.load`'s arguments.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, path: Path | None, asked: Asked, model: Path, loading: dict[str, Any]
+    ) -> None:
         super().__init__(lm, path)
         self.asked = asked
+        self.model = str(model), (*loading.items(),)
         self.before: list[list[Any]] = []  # values of the task's earlier requests, which later ones may read
 
     def fill(
@@ -58,16 +62,22 @@ class RayCache(Cache):
         self, slices: Sequence[Sequence[int]], compute: Callable[[Sequence[int]], Sequence[Any]]
     ) -> Iterable[Sequence[Any]]:
         """The values of each slice, in order."""
-        jobs = ((self.asked, list(self.before), list(numbers)) for numbers in slices)
+        jobs = ((*self.model, self.asked, list(self.before), list(numbers)) for numbers in slices)
         return each("evaluating", values, jobs, self.asked.threads)
 
 
-def values(asked: Asked, before: list[list[Any]], numbers: list[int]) -> list[Any]:
+def values(
+    model: str,
+    loading: tuple[tuple[str, Any], ...],
+    asked: Asked,
+    before: list[list[Any]],
+    numbers: list[int],
+) -> list[Any]:
     """On a worker: the values of these requests, after those that came before."""
     os.chdir(asked.folder)  # a task may be a file there
     task = task_registry.find(asked.task, asked.limit, unsafe=asked.unsafe)
     try:
-        run.run_tasks(_loaded(asked.model, asked.loading), task, _Slice(before, numbers), asked.options)
+        run.run_tasks(_loaded(model, loading), task, _Slice(before, numbers), asked.options)
     except _SliceDone as done:
         return done.values
     raise AssertionError(f"{asked.task}: asked for nothing that is kept")

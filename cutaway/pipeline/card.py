@@ -12,6 +12,7 @@ from typing import Any
 import cutaway
 from cutaway.evaluate import statistics
 from cutaway.pipeline import card_page, card_text, costs
+from cutaway.pipeline.card_text import percent
 from cutaway.pipeline.folder import ENERGY, Folder
 from cutaway.pipeline.run import spell
 from cutaway.pipeline.verbs import ITEMS, RESULTS, VERBS
@@ -152,17 +153,17 @@ def _verdicts(scores: Mapping[str, Any]) -> Iterator[str]:
         if entry["measure"] != "acc":
             continue
         low, chance = own["interval"][0] or 0.0, entry.get("chance")
-        where = f"{task}: {last} is right in {own['value']:.0%}"
+        where = f"{task}: {last} is right in {percent(own['value'])}"
         if chance is not None and low <= chance:
-            yield f"{where}, which is not shown to be better than chance ({chance:.0%})."
+            yield f"{where}, which is not shown to be better than chance ({percent(chance)})."
             continue
         base = own.get("against_base")
         if base is not None and base["p"] is not None and base["p"] >= 0.05:
             yield f"{where}, not separated from {base['base']} (p {base['p']:.2g})."
         else:
             high = own["interval"][1]
-            yield f"{where} (95% {low:.0%} to {high:.0%})" + (
-                f"; chance is {chance:.0%}." if chance is not None else "."
+            yield f"{where} (95% interval: {percent(low)} to {percent(high)})" + (
+                f"; chance is {percent(chance)}." if chance is not None else "."
             )
 
 

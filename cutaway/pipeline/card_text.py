@@ -50,10 +50,18 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
     for task, entry in scores.items():
         share = entry["measure"] == "acc"
         cells = [_value(entry["models"].get(model), share) for model in models]
-        chance = f"{entry['chance']:.0%}" if "chance" in entry else ""
+        chance = percent(entry["chance"]) if "chance" in entry else ""
         name = task.removeprefix("programs:") if share else f"{task}, bits per byte"
         asked = ", ".join(dict.fromkeys(f"{one['n']:,}" for one in entry["models"].values()))
         yield f"| {name} | {chance} | {' | '.join(cells)} | {asked} |"
+
+
+def percent(share: float) -> str:
+    """In whole percents; 100% is all and 0% none, so what is nearly so has a decimal (299 of 300: 99.7%)."""
+    whole = f"{share:.0%}"
+    if whole not in ("0%", "100%") or share in (0.0, 1.0):
+        return whole
+    return f"{min(max(share, 0.001), 0.999):.1%}"
 
 
 def _value(one: Mapping[str, Any] | None, share: bool) -> str:
@@ -63,7 +71,7 @@ def _value(one: Mapping[str, Any] | None, share: bool) -> str:
     if not share:
         ends = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
         return f"{one['value']:.3f}{ends}"
-    return f"{one['value']:.0%} ({low or 0:.0%} to {1 if high is None else high:.0%})"
+    return f"{percent(one['value'])} ({percent(low or 0)} to {percent(1 if high is None else high)})"
 
 
 def _samples(samples: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -101,8 +109,8 @@ def _trust(found: Mapping[str, Any]) -> Iterator[str]:
         )
     for name, one in found["attacks"].items():
         low, high = one["interval"]
-        ends = f"{low or 0:.0%} to {1 if high is None else high:.0%}"
-        yield f"- Attack `{name}`: {one['rate']:.0%} succeed ({ends}, n {one['n']}): {one['verdict']}."
+        ends = f"{percent(low or 0)} to {percent(1 if high is None else high)}"
+        yield f"- Attack `{name}`: {percent(one['rate'])} succeed ({ends}, n {one['n']}): {one['verdict']}."
     if found["contamination"]:
         yield from [
             "",
