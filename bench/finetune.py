@@ -165,10 +165,10 @@ def _cutaway(asked: argparse.Namespace) -> Step:
     from cutaway.weights import adapters, build, load
 
     packed = "packed" in asked.one
-    at_rest = load.read_checkpoint(store.resolve(asked.model) if packed else Path(asked.folder) / "base")
-    model = build.decoder(at_rest, "packed" if packed else "float32")
+    checkpoint = load.read_checkpoint(store.resolve(asked.model) if packed else Path(asked.folder) / "base")
+    model = build.decoder(checkpoint, "packed" if packed else "float32")
     lora.Config(asked.rank, float(asked.rank)).attach(model)
-    start: Any = adapters.read_adapter(f"{asked.folder}/start", at_rest)
+    start: Any = adapters.read_adapter(f"{asked.folder}/start", checkpoint)
     for name, module in model.named_modules():
         if isinstance(module, lora.LoRALinear):
             module.a.data = torch.from_numpy(np.array(start[f"{name}.weight"].a))

@@ -171,10 +171,10 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def adapter(base: Path, tmp_path: Path) -> Path:
     """A folder with a change of one matrix, which names its base."""
-    at_rest, name = load.read_checkpoint(base), "blocks.2.mlp.down.weight"
-    random, (rows, columns) = np.random.default_rng(0), at_rest.tensors.later(name).shape
+    checkpoint, name = load.read_checkpoint(base), "blocks.2.mlp.down.weight"
+    random, (rows, columns) = np.random.default_rng(0), checkpoint.tensors.later(name).shape
     a, b = (random.standard_normal(size).astype(np.float32) for size in ((2, columns), (rows, 2)))
-    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(a, b, 0.5)}, at_rest, str(base))
+    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(a, b, 0.5)}, checkpoint, str(base))
     return tmp_path / "adapter"
 
 

@@ -261,11 +261,11 @@ def test_run_serves_what_bundle_wrote(
 def test_a_served_bundle_answers_with_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default, and under the bundle's name and its model's: the base would be another model."""
     base = model_file(tmp_path / "small.gguf")
-    at_rest, name = load.read_checkpoint(base), "blocks.0.attention.query.weight"
-    wide, out = at_rest.config.weights()[name][1], at_rest.config.weights()[name][0]
+    checkpoint, name = load.read_checkpoint(base), "blocks.0.attention.query.weight"
+    wide, out = checkpoint.config.weights()[name][1], checkpoint.config.weights()[name][0]
     random = np.random.default_rng(1)
     drawn = random.standard_normal((2, wide), np.float32), random.standard_normal((out, 2), np.float32)
-    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(*drawn, 1.0)}, at_rest, str(base))
+    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(*drawn, 1.0)}, checkpoint, str(base))
     monkeypatch.setattr("cutaway.commands.console.model_path", lambda name: base)
     monkeypatch.setattr("cutaway.commands.serve.model_path", lambda name: base)
     made, given = tmp_path / "t.cutaway", list[Any]()

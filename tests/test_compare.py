@@ -251,11 +251,11 @@ def test_a_model_of_one_mixer_alone_is_written_and_opens(kind: str, tmp_path: Pa
     model = replace(model, vocab=16)
     weights = Model(model).state_dict()
     tensors = Tensors({name: formats.pack(weights[name].numpy(), "F32") for name in model.weights()})
-    at_rest = Checkpoint(model, tensors, None, tmp_path)
-    save.write_checkpoint(tmp_path / "model", at_rest, "safetensors", force=False)
+    checkpoint = Checkpoint(model, tensors, None, tmp_path)
+    save.write_checkpoint(tmp_path / "model", checkpoint, "safetensors", force=False)
     assert load.read_checkpoint(tmp_path / "model").config == model
     with suppress(UserError):  # and nothing else, where GGUF has no name for it
-        save.write_checkpoint(tmp_path / "model.gguf", at_rest, "gguf", force=False)
+        save.write_checkpoint(tmp_path / "model.gguf", checkpoint, "gguf", force=False)
 
 
 @pytest.mark.parametrize("name", arms.presets())

@@ -405,11 +405,11 @@ def test_merge_writes_the_tuned_model_and_says_what_rounding_takes(
 
 def test_a_run_of_lora_is_small_and_its_rank_is_read_back(base: Path, talk: Path, tmp_path: Path) -> None:
     training_run.train(config(base, talk, adapter=lora.Config(4)), tmp_path / "run", Quiet(), recipe=finetune)
-    at_rest = load.read_checkpoint(base)
-    changes = adapters.read_adapter(tmp_path / "run", at_rest)
+    checkpoint = load.read_checkpoint(base)
+    changes = adapters.read_adapter(tmp_path / "run", checkpoint)
     assert {change.a.shape[0] for change in changes.values() if isinstance(change, adapters.LowRank)} == {4}
-    exact = adapters.joined(at_rest, changes)
-    assert {each.error for each in adapters.rounding(at_rest, changes, exact).values()} == {0.0}
+    exact = adapters.joined(checkpoint, changes)
+    assert {each.error for each in adapters.rounding(checkpoint, changes, exact).values()} == {0.0}
 
 
 def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
@@ -419,18 +419,18 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
     quantised, text = tmp_path / "base.gguf", tmp_path / "text.txt"
     cutaway.load(base).save(quantised, type="Q4_0")
     text.write_text("It is a truth universally acknowledged. " * 9)
-    at_rest, random = load.read_checkpoint(quantised), np.random.default_rng(0)
+    checkpoint, random = load.read_checkpoint(quantised), np.random.default_rng(0)
     name = "blocks.1.mlp.up.weight"
-    rows, columns = at_rest.tensors.later(name).shape
+    rows, columns = checkpoint.tensors.later(name).shape
     for size in (1e-3, 0.5):
         a, b = (random.standard_normal(s, np.float32) for s in ((2, columns), (rows, 2)))
         change = adapters.LowRank(a, b * np.float32(size), 1.0)
-        adapters.write_adapter(tmp_path / "adapter", {name: change}, at_rest, str(quantised), force=True)
+        adapters.write_adapter(tmp_path / "adapter", {name: change}, checkpoint, str(quantised), force=True)
         words = ["merge", str(tmp_path / "adapter"), str(tmp_path / "out.gguf"), "--type", "q4_0", "--force"]
         assert main([*words, "--text", str(text), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         before, written = (
-            formats.unpack(at_rest.tensors[name]),
+            formats.unpack(checkpoint.tensors[name]),
             load.read_checkpoint(tmp_path / "out.gguf").tensors[name],
         )
         moved, lost = np.abs(change(before) - before), 0
@@ -455,20 +455,22 @@ def test_merge_keeps_the_types_of_a_packed_base(
     """As a GGUF file it does, rounded again and measured; as a folder it is F32, and a note says so."""
     quantised = tmp_path / "base.gguf"
     cutaway.load(base).save(quantised, type="Q4_0")
-    at_rest, random = load.read_checkpoint(quantised), np.random.default_rng(0)
+    checkpoint, random = load.read_checkpoint(quantised), np.random.default_rng(0)
     name = "blocks.1.mlp.up.weight"
-    rows, columns = at_rest.tensors.later(name).shape
+    rows, columns = checkpoint.tensors.later(name).shape
     a, b = (random.standard_normal(s, np.float32) for s in ((2, columns), (rows, 2)))
-    adapters.write_adapter(tmp_path / "adapter", {name: adapters.LowRank(a, b, 1.0)}, at_rest, str(quantised))
+    adapters.write_adapter(
+        tmp_path / "adapter", {name: adapters.LowRank(a, b, 1.0)}, checkpoint, str(quantised)
+    )
     merge = ["merge", str(tmp_path / "adapter")]
     assert main([*merge, str(tmp_path / "out.gguf"), "--json"]) == 0
     divergences = json.loads(capsys.readouterr().out)["divergences"]
     assert {(one["from"], one["to"]) for one in divergences} >= {("adapter", "written"), ("float", "written")}
     written = load.read_checkpoint(tmp_path / "out.gguf")
     types = {each: written.tensors.later(each).type for each in written.tensors}
-    assert types == {each: at_rest.tensors.later(each).type for each in at_rest.tensors}
+    assert types == {each: checkpoint.tensors.later(each).type for each in checkpoint.tensors}
     assert types[name] == "Q4_0" and not np.array_equal(
-        written.tensors[name].data, at_rest.tensors[name].data
+        written.tensors[name].data, checkpoint.tensors[name].data
     )
     assert main([*merge, str(tmp_path / "folder"), "--no-measure"]) == 0
     assert "a folder of safetensors holds no blocks" in capsys.readouterr().err
@@ -502,8 +504,8 @@ def test_a_context_is_extended_before_training_and_wherever_the_run_opens(
         beside = plain.with_adapter(folder)
         assert np.array_equal(beside.pytorch.logits(ids), expected)
         assert np.abs(beside.logits(ids) - expected).max() < 1e-3 * np.abs(expected).max()
-        short, at_rest = ids[:100], load.read_checkpoint(base)
-        forgotten = adapters.joined(at_rest, adapters.read_adapter(folder, at_rest))
+        short, checkpoint = ids[:100], load.read_checkpoint(base)
+        forgotten = adapters.joined(checkpoint, adapters.read_adapter(folder, checkpoint))
         other = cutaway.lm.LanguageModel(forgotten, engine="pytorch").logits(short)
         assert np.abs(other - expected[:100]).max() > 1e-4, "the positions make a difference"
         assert main(["merge", str(folder), str(tmp_path / "merged"), "--no-measure"]) == 0

@@ -41,19 +41,19 @@ def lm(base: Path) -> Any:
 
 def test_the_table_is_the_best_of_its_width(base: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(draft_model, "KEY", 8)
-    at_rest = cutaway.load(base).checkpoint
-    small = draft_model.start(at_rest)
-    of, own = at_rest.config, small.config
+    checkpoint = cutaway.load(base).checkpoint
+    small = draft_model.start(checkpoint)
+    of, own = checkpoint.config, small.config
     assert (own.vocab, own.width, own.context) == (of.vocab, 8, of.context)  # type: ignore[union-attr]
-    head = formats.unpack(at_rest.tensors["embedding.weight"]) * formats.unpack(
-        at_rest.tensors["norm.weight"]
+    head = formats.unpack(checkpoint.tensors["embedding.weight"]) * formats.unpack(
+        checkpoint.tensors["norm.weight"]
     )
     table = formats.unpack(small.tensors["embedding.weight"])
     left = np.linalg.norm(head) ** 2 - np.linalg.norm(table) ** 2  # what its directions do not reach
     assert left == pytest.approx((np.linalg.svd(head, compute_uv=False)[8:] ** 2).sum(), rel=1e-3)
     monkeypatch.setattr(draft_model, "KEY", 64)
     with pytest.raises(UserError, match="its width is 32, and a draft's is 64 at least"):
-        draft_model.start(at_rest)
+        draft_model.start(checkpoint)
 
 
 @needs_core

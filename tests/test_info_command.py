@@ -61,11 +61,11 @@ def test_an_adapters_card_names_it_beside_its_base(
     """The weights are the base's as they stay: changes are not counted as floats that no file holds."""
     base, name = model_file(tmp_path / "n.gguf"), "blocks.0.mlp.up.weight"
     cutaway.load(base).save(tmp_path / "base.gguf", format="gguf", type="Q8_0")
-    at_rest = load.read_checkpoint(tmp_path / "base.gguf")
-    rows, columns = at_rest.tensors[name].shape
+    checkpoint = load.read_checkpoint(tmp_path / "base.gguf")
+    rows, columns = checkpoint.tensors[name].shape
     pair = np.ones((3, columns), np.float32), np.ones((rows, 3), np.float32)
     adapters.write_adapter(
-        tmp_path / "run", {name: adapters.LowRank(*pair, 1.0)}, at_rest, str(tmp_path / "base.gguf")
+        tmp_path / "run", {name: adapters.LowRank(*pair, 1.0)}, checkpoint, str(tmp_path / "base.gguf")
     )
     cards = []
     for model in (tmp_path / "base.gguf", tmp_path / "run"):

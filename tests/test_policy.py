@@ -143,8 +143,8 @@ def base(tmp_path: Path) -> Path:
     tensors = Tensors({name: formats.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
     words = run_tokenizer.save(tokenizer, tmp_path / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
-    at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
-    save.write_checkpoint(tmp_path / "base", at_rest, "safetensors")
+    checkpoint = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
+    save.write_checkpoint(tmp_path / "base", checkpoint, "safetensors")
     return tmp_path / "base"
 
 
@@ -938,8 +938,8 @@ def test_a_tuned_base_is_sampled_with_both_adapters(
             parameter.data.normal_(std=0.05)
     sums = data.train.trainable(TrainingBatch.of(data.train.batch(0, 2), CPU))[1]
     assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
-    at_rest = load.read_checkpoint(tmp_path / "first")
-    root, first = load.base_and_adapter(at_rest)
+    checkpoint = load.read_checkpoint(tmp_path / "first")
+    root, first = load.base_and_adapter(checkpoint)
     assert first and root.source == base
     both = adapters.stacked(first, first)
     name = min(first)

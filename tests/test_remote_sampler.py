@@ -52,8 +52,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = Tensors({name: formats.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
     words = run_tokenizer.save(tokenizer, home / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
-    at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
-    save.write_checkpoint(home / "base", at_rest, "safetensors")
+    saved = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
+    save.write_checkpoint(home / "base", saved, "safetensors")
     (home / "score.py").write_text(SCORER)
     rows = [{"prompt": chr(97 + n % 26) * (1 + n // 26)} for n in range(60)]
     (home / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -87,17 +87,17 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def runs(base: Path, tmp_path: Path) -> list[Path]:
     """Two adapters of one base, of different matrices but one."""
-    at_rest, random = load.read_checkpoint(base), np.random.default_rng(0)
+    checkpoint, random = load.read_checkpoint(base), np.random.default_rng(0)
     folders = []
     for n, layers in enumerate(((0, 1), (1, 2))):
         changes = {}
         for layer in layers:
             name = f"blocks.{layer}.mlp.up.weight"
-            rows, columns = at_rest.tensors.later(name).shape
+            rows, columns = checkpoint.tensors.later(name).shape
             a, b = (random.standard_normal(s).astype(np.float32) for s in ((2, columns), (rows, 2)))
             changes[name] = adapters.LowRank(a, b, 0.5)
         folders.append(tmp_path / f"run{n}")
-        adapters.write_adapter(folders[-1], changes, at_rest, str(base))
+        adapters.write_adapter(folders[-1], changes, checkpoint, str(base))
     return folders
 
 

@@ -242,7 +242,7 @@ def test_a_long_text_is_trained_in_pieces(
     found = methods.examples({"data": {"path": str(tmp_path / "book.txt"), "context": 64}, "base": str(base)})
     from cutaway.train import examples
 
-    items, report = examples.prepare(found.data, found.objective, found.at_rest, lambda _: None)
+    items, report = examples.prepare(found.data, found.objective, found.checkpoint, lambda _: None)
     assert report.texts_in_pieces == 1 and report.left_out_too_long == 0 and len(items) == -(-len(text) // 64)
     assert sum(int(item.documents[0].trained[1:].sum()) for item in items) == len(text) + 1
     assert any("trained in pieces" in warning for warning in report.warnings())

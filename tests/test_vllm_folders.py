@@ -19,11 +19,11 @@ def test_a_model_and_its_adapter_are_as_vllms_loader_asks(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "exported/config.json").read_text())["architectures"] == [
         "LlamaForCausalLM"
     ]
-    at_rest, config = load.read_checkpoint(base), lora.Config(4, alpha=12.0, targets=("query", "down"))
-    model = build.decoder(at_rest)
+    checkpoint, config = load.read_checkpoint(base), lora.Config(4, alpha=12.0, targets=("query", "down"))
+    model = build.decoder(checkpoint)
     config.attach(model)
     (tmp_path / "talk").mkdir()
-    adapters.save(tmp_path / "talk", config.changes(model), at_rest, str(base))
+    adapters.save(tmp_path / "talk", config.changes(model), checkpoint, str(base))
     found = json.loads((tmp_path / "talk/adapter_config.json").read_text())
     assert found["target_modules"] and not found["use_dora"] and not found.get("modules_to_save")
     assert found["lora_alpha"] == found["r"] == 4, "vLLM scales by their quotient and reads no pattern"

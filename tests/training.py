@@ -140,8 +140,8 @@ def chatting_model(folder: Path, vocab: int = VOCAB, context: int = 128) -> Path
     tokenizer = run_tokenizer.of_bytes()
     words = run_tokenizer.save(tokenizer, folder.parent / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
-    at_rest = load.Checkpoint(config, tensors, None, words, lambda: tokenizer, TEMPLATE)
-    save.write_checkpoint(folder, at_rest, "safetensors")
+    checkpoint = load.Checkpoint(config, tensors, None, words, lambda: tokenizer, TEMPLATE)
+    save.write_checkpoint(folder, checkpoint, "safetensors")
     return folder
 
 

@@ -225,8 +225,8 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
     from cutaway.train import examples
     from cutaway.train.recipes import finetune as recipe
 
-    at_rest = recipe.base(run)
-    items, report = examples.prepare(run.data, run.objective, at_rest, console.note)
+    checkpoint = recipe.base(run)
+    items, report = examples.prepare(run.data, run.objective, checkpoint, console.note)
     if as_json:
         console.print_json(asdict(report))
         return
@@ -246,7 +246,7 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
             text = Text(name, "bold")
             tokens = zip(example.ids.tolist(), example.trained.tolist(), strict=True)
             for trained, run_of in groupby(tokens, key=lambda token: token[1]):
-                part = at_rest.tokenizer.decode([id for id, _ in run_of])
+                part = checkpoint.tokenizer.decode([id for id, _ in run_of])
                 marked = f"[[{part}]]" if trained and not out.color_system else part
                 text.append(marked, "bold green" if trained else "dim")
             out.print(text)

@@ -30,31 +30,31 @@ SURE = 0.1  # of the size that the model gives logits: a draft that knows nothin
 HEAD, TABLE, NORM = "head.weight", "embedding.weight", "norm.weight"
 
 
-def start(at_rest: Checkpoint, seed: int = 0) -> Checkpoint:
+def start(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
     """An untrained draft for a model. UserError for one that is no decoder, or too small to have one."""
-    of = at_rest.config
+    of = checkpoint.config
     if not isinstance(of, config.Decoder) or of.table is not None:
-        raise UserError(f"{at_rest.source}: only a decoder with a table of its tokens has a draft model")
+        raise UserError(f"{checkpoint.source}: only a decoder with a table of its tokens has a draft model")
     width = max(KEY, round(of.width / SMALLER / KEY) * KEY)
     if width >= of.width:
         raise UserError(
-            f"{at_rest.source}: its width is {of.width}, and a draft's is {KEY} at least: it is too small"
+            f"{checkpoint.source}: its width is {of.width}, and a draft's is {KEY} at least: it is too small"
         )
     heads = mha.Config(heads=width // KEY, key_size=KEY, position=rope.Config(KEY))
     block = Block(heads, MLP(round(width * 8 / 3 / KEY) * KEY))
     small = config.Decoder(of.vocab, width, of.context, (block,) * BLOCKS)
     torch.manual_seed(seed)
     weights = {name: weight.numpy() for name, weight in Decoder(small).state_dict().items()}
-    weights[TABLE] = _table(at_rest, of, width)
+    weights[TABLE] = _table(checkpoint, of, width)
     weights[NORM] = np.full(width, SURE * (of.width / width) ** 0.5)
     tensors = {name: formats.pack(np.asarray(weights[name], np.float32), "F32") for name in small.weights()}
-    return replace(at_rest, config=small, tensors=Tensors(tensors), family=None)
+    return replace(checkpoint, config=small, tensors=Tensors(tensors), family=None)
 
 
-def _table(at_rest: Checkpoint, of: config.Decoder, width: int) -> np.ndarray:
+def _table(checkpoint: Checkpoint, of: config.Decoder, width: int) -> np.ndarray:
     """float32 [v k]: the model's head, its last norm's weight in it, in its k largest directions."""
-    head = formats.unpack(at_rest.tensors[TABLE if of.tied else HEAD]) * np.float32(of.logit_scale)
-    if NORM in at_rest.tensors:
-        head = head * formats.unpack(at_rest.tensors[NORM])
+    head = formats.unpack(checkpoint.tensors[TABLE if of.tied else HEAD]) * np.float32(of.logit_scale)
+    if NORM in checkpoint.tensors:
+        head = head * formats.unpack(checkpoint.tensors[NORM])
     _, directions = np.linalg.eigh((head.T @ head).astype(np.float64))  # ascending
     return head @ directions[:, : -width - 1 : -1].astype(np.float32)

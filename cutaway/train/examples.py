@@ -140,9 +140,9 @@ class _Read(NamedTuple):
     is_text: bool  # all of it is trained, so that pieces of it are as good
 
 
-def prepare(data: Examples, objective: Objective, at_rest: Checkpoint, note: Note) -> Prepared:
+def prepare(data: Examples, objective: Objective, checkpoint: Checkpoint, note: Note) -> Prepared:
     """Every example as ids, and what was found. Raises UserError if none can be trained on."""
-    read, kind, most = reader(at_rest), objective.rows, at_rest.config.context
+    read, kind, most = reader(checkpoint), objective.rows, checkpoint.config.context
     counts: Counter[str] = Counter()
     unread: set[str] = set()
     checked = _digests(read, kind, data.check) if data.check else set()
@@ -150,7 +150,7 @@ def prepare(data: Examples, objective: Objective, at_rest: Checkpoint, note: Not
     for where, row in rows(data.path):
         plain, used = layouts.standard(kind, row, where)
         unread |= row.keys() - used
-        counts["plain_texts"] += at_rest.chat_template is not None and _is_plain(plain)
+        counts["plain_texts"] += checkpoint.chat_template is not None and _is_plain(plain)
         counts["conversations"] += "text" not in plain and not _is_plain(plain)
         for item in read.items(kind, plain, where):
             key = _digest(item)  # before the item is cut
@@ -265,10 +265,10 @@ def _reading_its_end(example: Example) -> Example:
     return Example(np.append(ended.ids, ended.ids[-1]), np.append(ended.trained, False))
 
 
-def reader(at_rest: Checkpoint) -> Reader:
+def reader(checkpoint: Checkpoint) -> Reader:
     """Rows of data as this model reads them."""
-    ends = at_rest.defaults.get("eos_ids", ())
-    return Reader(at_rest.tokenizer, at_rest.chat_template, ends if isinstance(ends, tuple) else ())
+    ends = checkpoint.defaults.get("eos_ids", ())
+    return Reader(checkpoint.tokenizer, checkpoint.chat_template, ends if isinstance(ends, tuple) else ())
 
 
 def _digest(item: Item) -> bytes:

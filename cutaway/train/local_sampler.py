@@ -23,10 +23,10 @@ from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.named_tensors import Tensors
 
 
-def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Sampler:
+def local(run: RewardsConfig, checkpoint: Checkpoint, model: DecoderModel, note: Note) -> Sampler:
     """Samples from the model as it is now, on this machine."""
-    engine_of = _engine(run, at_rest, model, note)
-    tokenizer: Tokenizer = at_rest.tokenizer
+    engine_of = _engine(run, checkpoint, model, note)
+    tokenizer: Tokenizer = checkpoint.tokenizer
 
     def sample(requests: Sequence[Request], step: int, /, *, current: bool = False) -> list[Completion]:
         del step, current  # this model's weights are always those of now
@@ -38,7 +38,9 @@ def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: No
     return sample
 
 
-def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Callable[[], Engine]:
+def _engine(
+    run: RewardsConfig, checkpoint: Checkpoint, model: DecoderModel, note: Note
+) -> Callable[[], Engine]:
     """The engine of the model as it is when it is asked for."""
 
     def runtime() -> RuntimeEngine:
@@ -53,7 +55,7 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
     @cache
     def packed() -> tuple[RuntimeEngine, adapters.Adapter]:
         """The base as its file stores it, and the adapter that came with it."""
-        root, first = load.base_and_adapter(at_rest)
+        root, first = load.base_and_adapter(checkpoint)
         return RuntimeEngine(run.model, root.tensors, run.threads), first
 
     if run.data.sampler == "pytorch":

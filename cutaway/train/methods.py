@@ -47,16 +47,16 @@ class _Learned(Bounded):
 
 
 class Found(NamedTuple):
-    """What a run's entries say of its examples, and the base model at rest."""
+    """What a run's entries say of its examples, and the base model's checkpoint."""
 
     data: Examples
     objective: Objective
     base: str
-    at_rest: Checkpoint
+    checkpoint: Checkpoint
 
     def check(self) -> None:
         """UserError for data that cannot be read: the layout of every row, and the first ones as ids."""
-        read, kind, number = reader(self.at_rest), self.objective.rows, 0
+        read, kind, number = reader(self.checkpoint), self.objective.rows, 0
         for number, (where, row) in enumerate(tables.rows(self.data.path), 1):
             plain, _ = layouts.standard(kind, row, where)
             if number <= TOKENISED:
@@ -169,15 +169,15 @@ def _kind(found: Mapping[str, Any]) -> str:
 
 
 def base(found: Mapping[str, Any]) -> Checkpoint:
-    """The base model at rest, with the positions that the entries give it. UserError unless a decoder."""
+    """The base model's checkpoint, with the positions the entries give it. UserError unless a decoder."""
     name = str(found.get("base", BASE))
-    at_rest = load.read_checkpoint(store.resolve(name, pull=True))
-    if not isinstance(at_rest.config, Decoder):
+    checkpoint = load.read_checkpoint(store.resolve(name, pull=True))
+    if not isinstance(checkpoint.config, Decoder):
         raise UserError(f"config.base: {name} is not a decoder, and only decoders are finetuned")
     if found.get("context_extension") is None:
-        return at_rest
+        return checkpoint
     extension = from_dict(found["context_extension"], ContextExtension, "config.context_extension")
-    return replace(at_rest, config=extension.extended(at_rest.config))
+    return replace(checkpoint, config=extension.extended(checkpoint.config))
 
 
 def check_source(source: str, data: str = "DATA") -> None:

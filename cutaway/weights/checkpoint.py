@@ -39,7 +39,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model at rest: ``tensors`` are ours by name, made when asked for; ``family`` may be None.
+    """A model as its files hold it: ``tensors`` are made when asked for; ``family`` may be None.
 
     ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
     ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone; ``target``, of an

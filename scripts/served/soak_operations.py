@@ -422,8 +422,8 @@ def soak(run: Soak, minutes: float, clients: int, scraper: str, folder: Path) ->
     for name, allowed in ALLOWED.items():
         early, late, tenths = medians(samples, name)
         fine &= late <= allowed * early
-        at_rest = f"at rest {getattr(before, name):.0f} before, {getattr(after, name):.0f} after"
-        print(f"{name}: {early:.0f} in the second quarter, {late:.0f} in the last; {at_rest}")
+        idle = f"idle {getattr(before, name):.0f} before, {getattr(after, name):.0f} after"
+        print(f"{name}: {early:.0f} in the second quarter, {late:.0f} in the last; {idle}")
         print(f"  tenths: {', '.join(f'{one:.0f}' for one in tenths)}")
     print(
         f"Prometheus: {scrapes:.0f} scrapes, {missed:.0f} missed; {counted:.0f} completions with status 200"

@@ -226,7 +226,7 @@ def _others(key: str, value: Any, base: Base) -> Iterator[Any]:
 
 
 def checkpoint_of(family: str, config: Model, seed: int) -> Checkpoint:
-    """A model at rest with random weights that leave no part of the config without effect."""
+    """A checkpoint of random weights that leave no part of the config without effect."""
     rng = np.random.default_rng(seed)
 
     def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

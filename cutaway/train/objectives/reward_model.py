@@ -83,17 +83,17 @@ class RewardModel:
         folder = Path(folder)
         if not (folder / REWARD).is_file():
             raise UserError(f"{folder}: holds no reward model: there is no {REWARD} in it")
-        at_rest = (
+        checkpoint = (
             load.with_adapter(folder)
             if (folder / load.ADAPTER).is_file()
             else load.read_checkpoint(folder / "model")
         )
-        self.model = build.decoder(at_rest, device=device)
+        self.model = build.decoder(checkpoint, device=device)
         import torch
 
         found = safetensors.read_shaped(folder / REWARD, {HEAD: (self.model.config.width,)})
         self.weight = torch.from_numpy(formats.unpack(found[HEAD])).to(device)
-        self.reader = reader(at_rest)
+        self.reader = reader(checkpoint)
 
     def scores(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """The rewards of prompts with completions, or of conversations, written as training data is."""

@@ -176,13 +176,13 @@ def _parts(run: FinetuningConfig, folder: Path) -> tuple[list[Item], list[Item]]
 
 def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
     """The packed rows of a resolved run, and its model with the trained parts."""
-    at_rest = base(run)
+    checkpoint = base(run)
     train, held = _parts(run, folder)
-    tokenizer = at_rest.tokenizer
+    tokenizer = checkpoint.tokenizer
     packed = {"train": examples.packed(train, run.data.context, run.seed)}
     if held:
         packed["validation"] = examples.packed(held, run.data.context, 0)
-    model = trained_model(run, at_rest)
+    model = trained_model(run, checkpoint)
     if run.adapter is None and run.objective.reference:
         packed = _with_reference(run, model, packed, folder / REFERENCES, note)
     run.objective.attach(model)
@@ -193,8 +193,8 @@ def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
         packed.get("validation"),
         lengths,
         tokenizer,
-        prompt(at_rest),
-        export(run, at_rest),
+        prompt(checkpoint),
+        export(run, checkpoint),
         model,
         teacher(run.objective, tokenizer) if isinstance(run.objective, distill.Config) else None,
     )
@@ -236,9 +236,9 @@ def _with_reference(
 
 def teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder:
     """The frozen model to learn from. Raises UserError if its tokens are others than the student's."""
-    at_rest = load.read_checkpoint(store.resolve(objective.teacher, pull=True))
-    _check_same_words(objective.teacher, at_rest.tokenizer, tokenizer)
-    model = build.decoder(at_rest, objective.teacher_type)
+    checkpoint = load.read_checkpoint(store.resolve(objective.teacher, pull=True))
+    _check_same_words(objective.teacher, checkpoint.tokenizer, tokenizer)
+    model = build.decoder(checkpoint, objective.teacher_type)
     freeze(model)
     return model
 
@@ -254,20 +254,20 @@ def _check_same_words(teacher: str, theirs: Tokenizer, tokenizer: Tokenizer) -> 
 
 
 def base(run: FinetuningConfig) -> Checkpoint:
-    """The base model at rest, with the positions that the run gives it."""
-    at_rest: Any = load.read_checkpoint(store.resolve(run.base, pull=True))
+    """The base model's checkpoint, with the positions that the run gives it."""
+    checkpoint: Any = load.read_checkpoint(store.resolve(run.base, pull=True))
     if run.context_extension is None:
-        return at_rest
-    return replace(at_rest, config=run.context_extension.extended(at_rest.config))
+        return checkpoint
+    return replace(checkpoint, config=run.context_extension.extended(checkpoint.config))
 
 
-def trained_model(run: FinetuningConfig, at_rest: Checkpoint) -> decoder.Decoder:
+def trained_model(run: FinetuningConfig, checkpoint: Checkpoint) -> decoder.Decoder:
     """The base's decoder with what is trained of it."""
     torch.manual_seed(run.seed)
-    model = build.decoder(at_rest, run.base_type if run.adapter else "float32")
+    model = build.decoder(checkpoint, run.base_type if run.adapter else "float32")
     if run.adapter is not None:
         run.adapter.attach(model)
-        peft_write.written(run.adapter.changes(model), at_rest)  # refused now, not when it is trained
+        peft_write.written(run.adapter.changes(model), checkpoint)  # refused now, not when it is trained
     return model
 
 
@@ -276,10 +276,10 @@ def whole(name: str) -> str:
     return str(Path(name).absolute()) if Path(name).exists() else name
 
 
-def prompt(at_rest: Checkpoint) -> Callable[[str], list[int]]:
+def prompt(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
     """A sample's prompt as the question of a conversation, or as text where there is no template."""
-    tokenizer: Tokenizer = at_rest.tokenizer
-    template = at_rest.chat_template
+    tokenizer: Tokenizer = checkpoint.tokenizer
+    template = checkpoint.chat_template
 
     def ids(text: str) -> list[int]:
         if template is None:
@@ -290,7 +290,7 @@ def prompt(at_rest: Checkpoint) -> Callable[[str], list[int]]:
     return ids
 
 
-def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Path], None]:
+def export(run: FinetuningConfig, checkpoint: Checkpoint) -> Callable[[Training, Path], None]:
     """Writes the adapter into the run's folder, or the whole model beside it."""
 
     def write(training: Training, folder: Path) -> None:
@@ -302,10 +302,10 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
         if not writes:
             return
         if changes is not None:
-            adapters.save(folder, changes, at_rest, run.base, run.context_extension)
+            adapters.save(folder, changes, checkpoint, run.base, run.context_extension)
             return
-        own = {name: weights[name] for name in at_rest.tensors}
+        own = {name: weights[name] for name in checkpoint.tensors}
         tensors = Tensors({name: formats.pack(weight.numpy(), "F32") for name, weight in own.items()})
-        save.write_checkpoint(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
+        save.write_checkpoint(folder / MODEL, replace(checkpoint, tensors=tensors), "safetensors", force=True)
 
     return write

@@ -85,7 +85,7 @@ def export(training: Training, folder: Path) -> None:
     own = training.run.model.weights()  # without what the objective trains beside them
     tensors = Tensors({name: formats.pack(weights[name].numpy(), "F32") for name in own})
     tokenizer = training.data.tokenizer
-    at_rest = Checkpoint(
+    checkpoint = Checkpoint(
         training.run.model,
         tensors,
         None,
@@ -93,7 +93,7 @@ def export(training: Training, folder: Path) -> None:
         lambda: tokenizer,
         chat_template=tokenizer.chat_template,
     )
-    save.write_checkpoint(folder / MODEL, at_rest, "safetensors", force=True)
+    save.write_checkpoint(folder / MODEL, checkpoint, "safetensors", force=True)
 
 
 def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:

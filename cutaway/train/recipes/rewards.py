@@ -56,29 +56,31 @@ def resolved(run: RewardsConfig, folder: Path, note: Note) -> RewardsConfig:
 
 def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     """The task's questions, and the model with what is trained of it."""
-    at_rest, task = finetune.base(run), of(run)
+    checkpoint, task = finetune.base(run), of(run)
     note(
         f"{task.name}: {plural(len(task.train), 'question')} to train on and {len(task.test):,} held out, "
         "none of them in both; always giving the commonest answer is right for "
         f"{task.floor():.1%} of the latter."
     )
-    model = finetune.trained_model(run, at_rest)
-    prompts, lengths = prompter(run, at_rest), torch.zeros(run.model.vocab, dtype=torch.int64)
-    sampler = local(run, at_rest, model, note) if not run.data.urls else remote(run, at_rest, model, folder)
-    greedy, reference = settings(run, at_rest), None
+    model = finetune.trained_model(run, checkpoint)
+    prompts, lengths = prompter(run, checkpoint), torch.zeros(run.model.vocab, dtype=torch.int64)
+    sampler = (
+        local(run, checkpoint, model, note) if not run.data.urls else remote(run, checkpoint, model, folder)
+    )
+    greedy, reference = settings(run, checkpoint), None
     if run.adapter is None and run.objective.kl_coefficient:
-        reference = Trainable(build.decoder(at_rest), run.objective, lengths)
+        reference = Trainable(build.decoder(checkpoint), run.objective, lengths)
     trainable = Trainable(model, run.objective, lengths)
     learns = isinstance(run.objective, on_policy_distill.Config)
-    teacher = finetune.teacher(run.objective, at_rest.tokenizer) if learns else None
-    train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference, teacher)
+    teacher = finetune.teacher(run.objective, checkpoint.tokenizer) if learns else None
+    train = Sampled(run, task, checkpoint.tokenizer, prompts, sampler, greedy, trainable, reference, teacher)
     judge = sampler
     if run.data.urls and not run.data.sync:
         note(f"{run.data.sampler} samples from a policy that stays as it is; what is trained is judged here.")
-        judge = local(run, at_rest, model, note)
+        judge = local(run, checkpoint, model, note)
     held_out = HeldOut(task, prompts, judge, greedy, folder)
-    export = finetune.export(run, at_rest)
-    given = train, held_out, lengths, at_rest.tokenizer, prompts, export, model, teacher
+    export = finetune.export(run, checkpoint)
+    given = train, held_out, lengths, checkpoint.tokenizer, prompts, export, model, teacher
     return Dataset(*given, report=train.report, join=train.join)
 
 
@@ -87,15 +89,17 @@ def check(run: RewardsConfig, note: Note) -> tuple[RewardTask, list[Group]]:
 
     Raises UserError where none of them has a reward above 0, so that there is nothing to learn from.
     """
-    at_rest, task = finetune.base(run), of(run)
-    model = finetune.trained_model(run, at_rest)
+    checkpoint, task = finetune.base(run), of(run)
+    model = finetune.trained_model(run, checkpoint)
     data = replace(run.data, prompts=len(task.train))
     one = replace(run, data=data, batch_size=TRIED, micro_batch_size=TRIED)
     for url in run.data.urls:
         remote_sampler.served_model(remote_sampler.Server(url), run.data.sampler_model)
-    prompts, sampler = prompter(run, at_rest), local(run, at_rest, model, note)
+    prompts, sampler = prompter(run, checkpoint), local(run, checkpoint, model, note)
     trainable = Trainable(model, run.objective, torch.zeros(0))
-    sampled = Sampled(one, task, at_rest.tokenizer, prompts, sampler, settings(run, at_rest), trainable, None)
+    sampled = Sampled(
+        one, task, checkpoint.tokenizer, prompts, sampler, settings(run, checkpoint), trainable, None
+    )
     groups = sampled.groups(0, range(TRIED), 0)
     if isinstance(run.objective, PolicyGradient) and not any(group.rewards.any() for group in groups):
         first = groups[0]
@@ -108,9 +112,9 @@ def check(run: RewardsConfig, note: Note) -> tuple[RewardTask, list[Group]]:
     return task, groups
 
 
-def settings(run: RewardsConfig, at_rest: Checkpoint) -> SamplingParams:
+def settings(run: RewardsConfig, checkpoint: Checkpoint) -> SamplingParams:
     """Greedy completions that end as the model's answers do."""
-    ends = at_rest.defaults.get("eos_ids", ())
+    ends = checkpoint.defaults.get("eos_ids", ())
     return SamplingParams(run.data.max_tokens, stop_ids=ends if isinstance(ends, tuple) else ())
 
 
@@ -136,9 +140,9 @@ def judged(folder: str) -> tasks.Score:
     return score
 
 
-def prompter(run: RewardsConfig, at_rest: Checkpoint) -> Callable[[str], list[int]]:
+def prompter(run: RewardsConfig, checkpoint: Checkpoint) -> Callable[[str], list[int]]:
     """Questions as prompts; UserError for one that leaves no room for a completion."""
-    render, data = finetune.prompt(at_rest), run.data
+    render, data = finetune.prompt(checkpoint), run.data
 
     def ids(question: str) -> list[int]:
         found = render(f"{question}\n{data.instruction}" if data.instruction else question)
@@ -152,7 +156,7 @@ def prompter(run: RewardsConfig, at_rest: Checkpoint) -> Callable[[str], list[in
     return ids
 
 
-def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder: Path) -> RemoteSampler:
+def remote(run: RewardsConfig, checkpoint: Checkpoint, model: DecoderModel, folder: Path) -> RemoteSampler:
     """Samples by the servers that the run names."""
     servers = tuple(map(remote_sampler.Server, run.data.urls))
     names = {remote_sampler.served_model(server, run.data.sampler_model) for server in servers}
@@ -161,8 +165,8 @@ def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder:
             f"config.data.sampler: the servers serve {' and '.join(map(repr, sorted(names)))}: replicas "
             "serve one model by one name (--data.sampler-model)"
         )
-    tokenizer: Tokenizer = at_rest.tokenizer
-    root, first = load.base_and_adapter(at_rest)
+    tokenizer: Tokenizer = checkpoint.tokenizer
+    root, first = load.base_and_adapter(checkpoint)
 
     def write(into: Path) -> None:
         """What is to be added to the base's base, so that an adapter of the base's own is in it."""
@@ -185,7 +189,7 @@ def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder:
         run.data.sync,
         run.data.max_sequences,
         tokenizer,
-        frozenset({*tokenizer.eos_ids, *settings(run, at_rest).stop_ids}),
+        frozenset({*tokenizer.eos_ids, *settings(run, checkpoint).stop_ids}),
         folder,
         write,
         scores,
