@@ -251,7 +251,7 @@ class LanguageModel:
 
     def session(self) -> Session:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
-        return Session(self.engine)
+        return Session(self.engine, lasting=True)
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
         """Continues the prompt; an encoder-decoder writes the target of this source, after its first id.

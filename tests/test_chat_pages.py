@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import cutaway
 from cutaway import cli, native
+from cutaway.generate.batch.saved_text import Saver
+from cutaway.generate.session import RETOLD, Session
+from cutaway.lm import LanguageModel
+from cutaway.store.sealed import HEADER, TAG, DamagedError, Seal
+from tests import test_runtime as tiny
 from tests.small import model_file
 
 pytestmark = pytest.mark.skipif(
@@ -25,8 +33,6 @@ def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     read: list[int] = []
 
     def have(lines: str, *options: Any, model: Path = path) -> tuple[str, str, list[int]]:
-        from cutaway.generate.session import Session
-
         prefill, before = Session.prefill, len(read)
 
         def counted(self: Any, ids: Any) -> Any:
@@ -61,8 +67,8 @@ def test_load_reads_on_from_the_pages_that_save_left(talk: Any, tmp_path: Path):
     pages.write_bytes(kept)
     other = model_file(tmp_path / "other.gguf", tied=False)
     assert "of another model" in talk("and?\n", "--load", saved, model=other)[1]
-    on = talk("and?\n", "--load", saved, "--save", saved)  # and further
-    assert on[0] == after[0] and pages.read_bytes() != kept
+    on = talk(f"and?\n{QUESTION}\n", "--load", saved, "--save", saved)  # and further, by more than a page
+    assert on[0].startswith(after[0]) and len(pages.read_bytes()) > len(kept)
 
 
 def test_what_is_taken_back_is_not_saved(talk: Any, tmp_path: Path):
@@ -83,3 +89,149 @@ def test_save_does_not_replace_and_needs_a_kv_cache(talk: Any, tmp_path: Path, m
     assert "which tools and --steer do not leave" in talk("hi\n", "--save", "new", "--tools", "calculator")[1]
     monkeypatch.setenv("CUTAWAY_PREFIX_CACHE_KEY", "short")
     assert "at least 32 are needed" in talk("hi\n", "--save", tmp_path / "new.json")[1]
+
+
+# ---- states of recurrent layers ----------------------------------------------------------------------------
+
+RECURRENT = ("lfm2", "qwen3-next", "kimi", "falcon-h1", "mamba2")
+READ = tiny.IDS[:217]  # a page and a part of one
+
+
+def engine(shape: str = "qwen3-next", kv_cache: Any = "F16") -> Any:
+    of = tiny.config(shape)
+    return tiny.RuntimeEngine(of, tiny.tensors(of), 1, kv_cache)
+
+
+def written(path: Path, reads: Any, ids: list[int] = READ, cut: int = 200) -> Session:
+    """A session that read a text in two ways, and whose state is in a file."""
+    session = Session(reads)
+    session.prefill(ids[:cut])
+    for id in ids[cut:]:
+        session.step(id)
+    state = session.storable(len(ids))
+    assert state is not None
+    Saver(b"a model", Seal()).write_state(path, reads, b"chat", session.ids[: state.length], state)
+    return session
+
+
+@pytest.mark.parametrize("kind", [*RECURRENT, "qwen3-next Q8_0", "llama", "phi3", "deepseek-v3.2 Q4_0"])
+def test_a_stored_state_goes_on_to_the_bit(kind: str, tmp_path: Path):
+    shape, _, cache = kind.partition(" ")
+    session = written(tmp_path / "state", engine(shape, cache or "F16"))
+    fresh = engine(shape, cache or "F16")
+    ids, state = Saver(b"a model", Seal()).read_state(tmp_path / "state", fresh, b"chat")
+    assert ids == READ[: len(ids)] and len(ids) == (len(READ) if shape in RECURRENT else 128)
+    other = Session(fresh)
+    other.begin(ids, state)
+    other.prefill(READ + READ[:1])
+    session.step(READ[0])
+    for id in tiny.IDS[:50]:  # into the next page
+        assert np.array_equal(session.step(id), other.step(id))
+    assert other.ids == session.ids
+
+
+@pytest.mark.parametrize("shape", RECURRENT)
+def test_a_file_of_a_state_depends_on_its_text_alone(shape: str, tmp_path: Path):
+    """What another text left in the pages is not in it, nor how the text was read."""
+    used = engine(shape)
+    Session(used).prefill(list(reversed(tiny.IDS)))
+    written(tmp_path / "used", used, cut=130)
+    written(tmp_path / "new", engine(shape))
+    assert (tmp_path / "used").read_bytes() == (tmp_path / "new").read_bytes()
+
+
+def test_a_recurrence_is_stored_where_it_is_or_was_marked():
+    once = Session(engine())
+    once.prefill(READ)
+    assert once.storable(len(READ) - 1) is None, "it cannot forget an id"
+    session = Session(engine(), lasting=True)
+    session.prefill(READ[:150])
+    session.prefill(READ)
+    session.mark()  # as drafts do
+    session.step(7)
+    assert session.storable(len(READ)).length == len(READ) and session.ids == tuple(READ)
+    assert session.storable(len(READ) - 3).length == len(READ) - RETOLD
+    assert session.storable(140) is None, "that mark was replaced"
+
+
+@pytest.mark.parametrize("shape", RECURRENT)
+def test_the_next_prompt_reads_on_from_the_mark(shape: str):
+    """Of a prompt whose end the next one has otherwise; a mark that was passed is not come back to."""
+    session, plain = Session(engine(shape), lasting=True), engine(shape)
+    asked, thought = READ[:140], [5, 6, 7]
+    session.prefill(asked + thought)
+    for id in (1, 2, 3):
+        session.step(id)
+    logits, read = session.prefill(again := asked + [9] * 30)
+    assert read == len(again) - (len(asked) + len(thought) - RETOLD)
+    assert np.array_equal(logits, plain.prefill(again, plain.new_state()))
+    logits, read = session.prefill(shorter := asked[:100])
+    assert read == len(shorter) and np.array_equal(logits, plain.prefill(shorter, plain.new_state()))
+    logits, _ = session.prefill(once_more := asked[:99] + [8] * 50)
+    assert np.array_equal(logits, plain.prefill(once_more, plain.new_state()))
+
+
+def test_a_mark_of_what_was_forgotten_is_not_come_back_to():
+    reads = engine()
+    state = reads.new_state()
+    reads.prefill(READ[:50], state)
+    reads.mark(state, lasting=True)
+    reads.prefill(READ[50:70], state)
+    reads.mark(state)
+    reads.prefill(READ[70:80], state)
+    state.truncate(55)
+    assert state.length == 50
+    reads.prefill([7] * 40, state)
+    state.truncate(85)  # past where the draft's mark was
+    assert state.length == 50
+    fresh = reads.new_state()
+    reads.prefill(READ[:50], fresh)
+    assert np.array_equal(reads.step(3, state), reads.step(3, fresh))
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_a_damaged_state_is_not_used(tmp_path: Path):
+    path, reads, saver = tmp_path / "state", engine(), Saver(b"a model", Seal())
+    written(path, reads)
+    whole = path.read_bytes()
+    carried = HEADER.size + TAG + 4 * reads.packed.state_size  # the last record: what the recurrence has
+    written(tmp_path / "other", reads, [*READ[:-1], READ[-1] ^ 1])
+    theirs = (tmp_path / "other").read_bytes()
+    cases = {
+        **{f"a bit at {at}": _flipped(whole, at) for at in (90, len(whole) // 2, len(whole) - carried // 2)},
+        "another text's recurrence": whole[:-carried] + theirs[-carried:],
+        "no recurrence": whole[:-carried],
+        "cut off": whole[:-1],
+        "longer": whole + b"\0",
+    }
+    for name, data in cases.items():
+        path.write_bytes(data)
+        with pytest.raises(DamagedError):
+            pytest.fail(f"{name}: {saver.read_state(path, reads, b'chat')}")
+    path.write_bytes(whole)
+    for other, scope in ((Saver(b"b model", Seal()), b"chat"), (saver, b"another")):
+        with pytest.raises(DamagedError):
+            other.read_state(path, reads, scope)
+    saver.read_state(path, reads, b"chat")
+
+
+def test_a_chat_with_a_recurrent_model_goes_on_from_its_state(talk: Any, tmp_path: Path):
+    plain = cutaway.load(model_file(tmp_path / "plain.gguf"))
+    of = replace(tiny.config("qwen3-next"), vocab=plain.config.vocab, context=plain.config.context)
+    checkpoint = replace(plain.checkpoint, config=of, tensors=tiny.tensors(of), family=None)
+    LanguageModel(checkpoint).save(model := tmp_path / "recurrent")
+    saved, pages = tmp_path / "talk.json", tmp_path / "talk.json.kv"
+    whole = talk(f"{QUESTION}\nand?\n", model=model)
+    first = talk(f"{QUESTION}\n", "--save", saved, model=model)
+    assert f"Its KV cache is in {pages}" in first[1]
+    after = talk("and?\n", "--load", saved, model=model)
+    assert first[0] + after[0] == whole[0] and after[2] == whole[2][1:] and after[2][0] < 80
+    kept = pages.read_bytes()
+    pages.write_bytes(_flipped(kept, len(kept) - 1))
+    damaged = talk("and?\n", "--load", saved, model=model)
+    assert damaged[0] == after[0] and damaged[2][0] > 128 and "talk.json.kv is damaged" in damaged[1]
+    talk(f"{QUESTION}\n{QUESTION}\n/undo\n", "--save", tmp_path / "undone.json", model=model)
+    assert not (tmp_path / "undone.json.kv").exists(), "a recurrence does not forget what was taken back"

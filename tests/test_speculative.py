@@ -121,7 +121,7 @@ class Table:
     def no_rewinding(self) -> None:
         return None
 
-    def mark(self, state: Any) -> None:
+    def mark(self, state: Any, lasting: bool = False) -> None:
         """A state of it forgets any words."""
 
     def rewindable(self, state: Any) -> int:

@@ -13,7 +13,7 @@ from cutaway.generate.session import common_prefix
 from cutaway.store.sealed import DamagedError
 
 SUFFIX = ".kv"
-SCOPE = b"chat"  # of the pages: no server's
+SCOPE = b"chat"  # of the file: no server's
 
 
 def beside(conversation: Path) -> Path:
@@ -22,8 +22,8 @@ def beside(conversation: Path) -> Path:
 
 
 def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
-    """Write the full pages of what a session read of a conversation, whose ids are given; a note where this
-    model's are not kept.
+    """Write what a session read of a conversation, whose ids are given; a note where this model's KV cache is
+    not kept.
     """
     try:
         saver = prefixes.saver(lm, None, "--save")
@@ -31,19 +31,18 @@ def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
         note(f"The conversation is saved without its KV cache: {error}")
         return
     shared = common_prefix(session.ids, ids)  # what was taken back is not stored
-    if pages := session.full_pages()[: shared // lm.engine.page]:
+    if (state := session.storable(shared)) is not None:
         path = beside(conversation)
-        nbytes = saver.write(path, lm.engine, SCOPE, session.ids[:shared], pages)
+        nbytes = saver.write_state(path, lm.engine, SCOPE, session.ids[: state.length], state)
         note(f"Its KV cache is in {path} ({nbytes / 1e6:,.1f} MB): --load reads on from there.")
 
 
 def load(lm: Any, session: Any, conversation: Path) -> None:
-    """Have a session begin with the pages beside a conversation, if there are any of this model."""
+    """Have a session begin with the KV cache beside a conversation, if there is one of this model."""
     path = beside(conversation)
     if not path.is_file():
         return
     try:
-        ids, _, pages = prefixes.saver(lm, None, "--load").read(path, lm.engine, SCOPE)
-        session.begin(ids, pages)
+        session.begin(*prefixes.saver(lm, None, "--load").read_state(path, lm.engine, SCOPE))
     except (DamagedError, OperationalError, UserError):
         note(f"{path} is damaged, or of another model, key or version: the conversation is read instead.")

@@ -11,16 +11,6 @@ import numpy as np
 
 
 @runtime_checkable
-class State(Protocol):
-    """What an engine keeps of the ids it has read, for instance the keys and values of every layer."""
-
-    @property
-    def length(self) -> int:
-        """How many ids the state holds."""
-        ...
-
-
-@runtime_checkable
 class Rewindable(Protocol):
     """A state that can forget its last ids."""
 
@@ -46,7 +36,7 @@ class Engine(Protocol):
         ...
 
     def new_state(self) -> Any:
-        """An empty state (it satisfies `State`)."""
+        """An empty state, whose ``length`` is how many ids it holds."""
         ...
 
     def prefill(self, ids: Sequence[int], state: Any) -> np.ndarray:
@@ -154,8 +144,10 @@ class Rewinding(BatchedEngine, Protocol):
         """Why states come back only to where they were marked; None where they forget any ids."""
         ...
 
-    def mark(self, state: Any) -> None:
-        """Before a draft is read: what `truncate` may come back to, forgetting ids before the draft too."""
+    def mark(self, state: Any, lasting: bool = False) -> None:
+        """Before a draft is read: what `truncate` may come back to, forgetting ids before the draft too. A
+        ``lasting`` mark stays when drafts are marked.
+        """
         ...
 
     def rewindable(self, state: Any) -> int:
@@ -202,7 +194,7 @@ class AllocatesAhead(Protocol):
 
 @runtime_checkable
 class Storable(BatchedEngine, Protocol):
-    """An engine whose kept pages can be written into files and read again."""
+    """An engine whose kept pages and whole states can be written into files and read again."""
 
     def page_arrays(self, kept: Any, page: int) -> list[np.ndarray]:
         """What makes up a kept page, number ``page`` of its text, beside its ids and the pages before it."""
@@ -216,4 +208,16 @@ class Storable(BatchedEngine, Protocol):
         """The kept page with these ids of what `page_arrays` gave; ``before`` is the one before it, or None.
         It takes the arrays over.
         """
+        ...
+
+    def state_arrays(self, state: Any) -> list[np.ndarray]:
+        """All that a state holds, beside its ids. Without a recurrence it holds full pages alone."""
+        ...
+
+    def blank_state(self, length: int) -> list[np.ndarray]:
+        """Arrays of the sizes of `state_arrays` for a state of so many ids, to be filled."""
+        ...
+
+    def stored_state(self, arrays: Sequence[np.ndarray], ids: Sequence[int]) -> Any:
+        """The state of these ids of what `state_arrays` gave. It takes the arrays over."""
         ...

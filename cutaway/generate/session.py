@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.engine import Engine, Rewindable
+from cutaway.generate.engine import Engine, Rewindable, Rewinding
 
 EditHooks = Callable[[int], Mapping[str, Callable[[Any], Any]]] | Sequence[Any]
 """Edits of a model's activations as its engine takes them: for a forward pass that begins at a position, the
@@ -14,6 +14,7 @@ hooks by activation (the PyTorch model), or ``runtime/values.py``'s edits in the
 
 See = Callable[[int, Mapping[str, np.ndarray]], None]
 WATCHED = 512  # ids that are read at once while values are shown
+RETOLD = 16  # ids at a prompt's end that the next prompt may have otherwise, such as where thinking begins
 
 
 def _unwatched(start: int, values: Mapping[str, np.ndarray]) -> None:
@@ -23,12 +24,15 @@ def _unwatched(start: int, values: Mapping[str, np.ndarray]) -> None:
 class Session:
     """One text's state across calls: each prompt reuses the prefix that it shares with the last.
 
-    After an interrupted call the state is discarded: the next prompt is read from its beginning.
+    After an interrupted call the state is discarded: the next prompt is read from its beginning. A recurrence
+    forgets no id. So where prompts are to follow (``lasting``), the state is marked a little before the end
+    of each, and the next one reads on from there.
     """
 
-    def __init__(self, engine: Engine, edit: EditHooks | None = None) -> None:
+    def __init__(self, engine: Engine, edit: EditHooks | None = None, lasting: bool = False) -> None:
         self.engine: Any = engine
         self.edit = edit
+        self._recurrent = lasting and isinstance(engine, Rewinding) and engine.no_rewinding() is not None
         self._watches: Sequence[str] = ()
         self._see: See = _unwatched
         self._reset()
@@ -44,13 +48,21 @@ class Session:
 
     def prefill(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
         """Make the state hold exactly these ids: logits float32 [v] of the last, and how many were read."""
-        kept = self._reuse(ids)
+        kept = marked = self._reuse(ids)
         self._consistent = False
-        new = ids[kept:]
-        logits = self._watched(new, 1)[0] if self._watches else self.engine.prefill(new, self._state)
+        if self._recurrent:
+            marked = max(kept, len(ids) - RETOLD)
+            if marked > kept:
+                self._read(ids[kept:marked])
+            self.engine.mark(self._state, lasting=True)
+        logits = self._read(ids[marked:])
         self._ids = list(ids)
         self._consistent = True
         return logits, len(ids) - kept
+
+    def _read(self, ids: Sequence[int]) -> np.ndarray:
+        """Read ids: logits float32 [v] of the last."""
+        return self._watched(ids, 1)[0] if self._watches else self.engine.prefill(ids, self._state)
 
     def step(self, id: int) -> np.ndarray:
         """Read one more id: logits float32 [v]."""
@@ -97,16 +109,23 @@ class Session:
             self._reset()
             self.prefill(kept)
 
-    def full_pages(self) -> list[Any]:
-        """Its full pages, by an engine that stores them; none of a recurrence, whose state is at the end."""
-        if self.engine.grid != 1 or not self._consistent:
-            return []
-        return [self.engine.keep(self._state, n) for n in range(len(self._ids) // self.engine.page)]
+    def storable(self, length: int) -> Any | None:
+        """A state of its first ids, at most so many, for a file; None where it has none. Of attention alone
+        these are its full pages. A recurrence must be at that length, or have been marked before it.
+        """
+        if not self._consistent:
+            return None
+        if self.engine.grid == 1:
+            full = min(length, len(self._ids)) // self.engine.page
+            pages = [self.engine.keep(self._state, n) for n in range(full)]
+            return self.engine.resume(pages) if pages else None
+        if length < len(self._ids) and not self._rewind(length):
+            return None
+        return self._state if self._ids else None
 
-    def begin(self, ids: Sequence[int], pages: Sequence[Any]) -> None:
-        """Hold the pages that begin these ids, in place of what it holds."""
-        self._state = self.engine.resume(pages)
-        self._ids, self._consistent = list(ids[: self._state.length]), True
+    def begin(self, ids: Sequence[int], state: Any) -> None:
+        """Hold a state that has read these ids, in place of what it holds."""
+        self._state, self._ids, self._consistent = state, list(ids), True
 
     def _reuse(self, ids: Sequence[int]) -> int:
         """Drop what differs from these ids, and the last, whose logits are needed: how many ids are kept."""

@@ -226,9 +226,11 @@ class RuntimeEngine:
             return scores
         return scores + product(x - matmul.rounded(x, type))
 
-    def mark(self, state: State) -> None:
-        """Before a draft is read: recurrent layers can come back to what they hold now."""
-        state.mark()
+    def mark(self, state: State, lasting: bool = False) -> None:
+        """Before a draft is read: recurrent layers can come back to what they hold now. A ``lasting`` mark
+        stays when drafts are marked.
+        """
+        state.mark(lasting)
 
     def no_rewinding(self) -> str | None:
         """Why states come back only to where they were marked; None where they forget any ids."""
@@ -275,9 +277,38 @@ class RuntimeEngine:
 
     def blank_page(self) -> list[np.ndarray]:
         """Arrays of the sizes of ``page_arrays``, to be filled."""
+        return self.blank_state(self.page)
+
+    def state_arrays(self, state: State) -> list[np.ndarray]:
+        """All that a state holds beside its ids: its pages, and what recurrent layers have at its end.
+
+        Where a recurrence ends within a page, the rest of the page is filled by reading id 0 into a copy. So
+        what other texts left there is not in it.
+        """
+        filled, empty = state, min(-state.length % step.PAGE, self.rewindable(state))
+        if empty and self.packed.state_size:
+            filled = state.snapshot()
+            self.read([[0] * empty], [filled], [])
+        recurrent = [state.recurrent] if self.packed.state_size else []
+        rotated = [] if self._store.first_length is None else [np.array([bool(state.longer)], np.uint8)]
+        return [*filled.pages, *recurrent, *rotated]
+
+    def blank_state(self, length: int) -> list[np.ndarray]:
+        """Arrays of the sizes of ``state_arrays`` for a state of so many ids, to be filled."""
         recurrent = [np.empty(self.packed.state_size, np.float32)] if self.packed.state_size else []
         rotated = [] if self._store.first_length is None else [np.empty(1, np.uint8)]
-        return [*(self._store.take() for _ in range(self.page // step.PAGE)), *recurrent, *rotated]
+        return [*(self._store.take() for _ in range(-(-length // step.PAGE))), *recurrent, *rotated]
+
+    def stored_state(self, arrays: Sequence[np.ndarray], ids: Sequence[int]) -> State:
+        """The state of these ids of what ``state_arrays`` gave; it takes the arrays over."""
+        state, count = self.new_state(), -(-len(ids) // step.PAGE)
+        state.borrow(arrays[:count])
+        state.length = state.announced = len(ids)
+        if self.packed.state_size:
+            state.recurrent[:] = arrays[count]
+        if self._store.first_length is not None:
+            state.ids, state.longer = list(ids), bool(arrays[-1][0])
+        return state
 
     def kept_page(self, arrays: Sequence[np.ndarray], ids: Sequence[int], before: Any) -> Any:
         """The kept page with these ids of what ``page_arrays`` gave; ``before`` is the one before it."""

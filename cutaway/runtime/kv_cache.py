@@ -90,7 +90,8 @@ class State:
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
         self.recurrent = np.zeros(store.state_size, np.float32)
-        self._marked: tuple[int, np.ndarray] | None = None  # a length, and what the recurrence held there
+        # Of a draft, and lasting: a length, and what the recurrence held there.
+        self._marks: dict[bool, tuple[int, np.ndarray]] = {}
         self.one: step.OneToken | None = None  # made when a token is first read alone
         # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again; the length that
         # is announced; and how the pages are rotated, None where they differ.
@@ -115,6 +116,7 @@ class State:
         self.announced = max(len(ids) + new, self.announced)
         self.longer = self.announced > self._store.first_length
         self._pages, self._borrowed, self.length = [], 0, 0
+        self._marks.clear()
         self.addresses = np.empty(0, np.uint64)
         self.recurrent[:] = 0
         return ids
@@ -132,20 +134,23 @@ class State:
         if len(self.addresses) != len(self._pages):
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
-    def mark(self) -> None:
-        """Remembers what recurrent layers hold now, so that ``truncate`` can come back to it."""
+    def mark(self, lasting: bool = False) -> None:
+        """Remembers what recurrent layers hold now, so that ``truncate`` can come back to it: the latest of
+        the marks that are ``lasting``, and of those that are not.
+        """
         if self.recurrent.size:
-            self._marked = self.length, self.recurrent.copy()
+            self._marks[lasting] = self.length, self.recurrent.copy()
 
     def truncate(self, length: int) -> None:
         """Forgets what is after the first ``length`` positions. Recurrent layers come back to where they were
-        marked, if that is before; UserError where they were not.
+        marked last before that, and without a mark to the beginning.
         """
-        if self._marked is not None and self._marked[0] <= length < self.length:
-            self.length, self.recurrent[:] = self._marked
+        marks = [mark for mark in self._marks.values() if mark[0] <= length]
+        if marks and length < self.length:
+            self.length, self.recurrent[:] = max(marks, key=lambda mark: mark[0])
         else:
             self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
-            self._marked = None if self.length == 0 else self._marked
+        self._marks = {kind: mark for kind, mark in self._marks.items() if mark[0] <= self.length}
         if self.length == 0:
             self.recurrent[:] = 0
         del self.ids[self.length :]
