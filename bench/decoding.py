@@ -11,12 +11,13 @@ that does nothing else reads as many bytes. A minute and a half a turn for a fil
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cutaway
+from bench import llama_bench
 from cutaway import native
 from cutaway.runtime import measure, prefetching
 from cutaway.runtime.engine import RuntimeEngine
@@ -39,11 +40,11 @@ def main() -> None:
         for _ in range(given.turns):
             turns.setdefault("cutaway", []).append(ours(path, every))
             if given.ik_llama_bench:
-                both = [theirs(given.ik_llama_bench, path, every, ("-rtr", rtr)) for rtr in ("0", "1")]
-                better = {name: max(one[name] for one in both) for name in both[0]}
-                turns.setdefault("ik_llama.cpp", []).append(better)
+                speed = partial(llama_bench.speed_of_ik, given.ik_llama_bench, path)
+                turns.setdefault("ik_llama.cpp", []).append(theirs(speed, every))
             if given.llama_bench:
-                turns.setdefault("llama.cpp", []).append(theirs(given.llama_bench, path, every))
+                speed = partial(llama_bench.speed, given.llama_bench, path)
+                turns.setdefault("llama.cpp", []).append(theirs(speed, every))
         print(f"{path.name} ({native.isa()}, asked ahead: {prefetching.used()})")
         for engine, rows in turns.items():
             cells = [f"{name} {statistics.median(row[name] for row in rows):.4g}" for name in rows[0]]
@@ -63,16 +64,10 @@ def ours(path: Path, every: int) -> Figures:
     return found | {"read 512": measure.prepared(engine, Test(prompt=512))()}
 
 
-def theirs(program: Path, path: Path, every: int, more: tuple[str, ...] = ()) -> Figures:
-    """A llama-bench's figures."""
-
-    def speed(threads: int, *arguments: object) -> float:
-        command = [program, "-m", path, "-t", threads, "-r", 1, "-fa", 0, "-o", "json", *more, *arguments]
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)[0]["avg_ts"]
-
-    found = {f"decode {threads}": speed(threads, "-p", 0, "-n", TOKENS) for threads in (1, every)}
-    return found | {"read 512": speed(every, "-p", 512, "-n", 0)}
+def theirs(speed: Callable[..., float], every: int) -> Figures:
+    """A llama-bench's figures; ``speed`` is its tokens/s with so many threads and these arguments."""
+    found = {f"decode {threads}": speed(threads, "-fa", 0, "-p", 0, "-n", TOKENS) for threads in (1, every)}
+    return found | {"read 512": speed(every, "-fa", 0, "-p", 512, "-n", 0)}
 
 
 if __name__ == "__main__":

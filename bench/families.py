@@ -11,13 +11,13 @@ beside it. Prints a Markdown table. A round of all shapes takes about two minute
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from bench import shapes
+from bench.llama_bench import speeds
 from cutaway.model.config import Decoder
 from cutaway.native import library
 from cutaway.quantization import mixes
@@ -74,12 +74,13 @@ def theirs(program: Path, path: Path, test: Test, threads: int) -> float:
     Where its buffers for AMX take the matrices of latent attention's heads it aborts, without a product for
     them: there it runs without those buffers.
     """
-    sizes = ["-p", test.prompt, "-n", test.tokens, "-t", threads, "-r", 1, "-fa", "0,1", "-o", "json"]
-    command = [program, "-m", path, *map(str, sizes)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode < 0:
-        run = subprocess.run([*command, "--repack", "0"], capture_output=True, text=True, check=True)
-    return max(row["avg_ts"] for row in json.loads(run.stdout))
+    sizes = ("-p", test.prompt, "-n", test.tokens, "-fa", "0,1")
+    try:
+        return max(speeds(program, path, threads, *sizes))
+    except subprocess.CalledProcessError as error:
+        if error.returncode >= 0:
+            raise
+        return max(speeds(program, path, threads, *sizes, "--repack", 0))
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from llama_bench import speed, speed_of_ik
 from runtime_peers import PEERS
 
 import cutaway
@@ -67,14 +68,12 @@ def ours(path: Path, threads: int) -> dict[str, float]:
 
 def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
     """llama-bench's figures; eight texts are what llama-batched-bench, which is beside it, says."""
-    base = [program, "-m", path, "-t", threads, "-r", "1", "-o", "json"]
-    out = {}
-    for name, arguments in {
-        "decode": ["-p", "0", "-n", "128"],
-        "decode at 2000": ["-p", "0", "-n", "32", "-d", "2000"],
-        "read 512": ["-p", "512", "-n", "0"],
-    }.items():
-        out[name] = json.loads(output([*base, *arguments]))[0]["avg_ts"]
+    tests = {
+        "decode": ("-p", 0, "-n", 128),
+        "decode at 2000": ("-p", 0, "-n", 32, "-d", 2000),
+        "read 512": ("-p", 512, "-n", 0),
+    }
+    out = {name: speed(program, path, threads, *arguments) for name, arguments in tests.items()}
     batched = program.with_name("llama-batched-bench")
     if batched.exists():
         sizes = ["-npp", "32", "-ntg", "32", "-npl", "8", "-c", "2048"]
@@ -86,34 +85,12 @@ def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
 
 
 def theirs_of_ik(program: Path, path: Path, threads: int) -> dict[str, float]:
-    """The figures of ik_llama.cpp's llama-bench: with weights as they are in the file, or repacked."""
-    best: dict[str, float] = {}
-    for repacked in "0", "1":
-        base = [
-            program,
-            "-m",
-            path,
-            "-t",
-            threads,
-            "-r",
-            "1",
-            "-o",
-            "json",
-            "-rtr",
-            repacked,
-            "-p",
-            "0",
-            "-n",
-            "0",
-        ]
-        for name, arguments in {
-            "decode": ["-n", "128"],
-            "decode at 2000": ["-gp", "2000,32"],
-            "read 512": ["-p", "512"],
-        }.items():
-            speed = json.loads(output([*base, *arguments]))[0]["avg_ts"]
-            best[name] = max(best.get(name, 0.0), speed)
-    return best
+    """The figures of ik_llama.cpp's llama-bench."""
+    tests = {"decode": ("-n", 128), "decode at 2000": ("-gp", "2000,32"), "read 512": ("-p", 512)}
+    return {
+        name: speed_of_ik(program, path, threads, "-p", 0, "-n", 0, *arguments)
+        for name, arguments in tests.items()
+    }
 
 
 def output(command: list[object]) -> str:
@@ -205,8 +182,8 @@ def main() -> None:
     fastest = max(peer for _, peer in reading.values())
     if fastest:
         print(f"reading 512, beside llama.cpp's fastest format ({fastest:.0f} tokens/s; bar {READING_BAR}x):")
-        for name, (speed, _) in reading.items():
-            print(f"  {name:<40}{speed:8.1f} tokens/s  {speed / fastest:5.2f}x")
+        for name, (rate, _) in reading.items():
+            print(f"  {name:<40}{rate:8.1f} tokens/s  {rate / fastest:5.2f}x")
 
 
 def compared(
