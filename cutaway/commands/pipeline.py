@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import signal
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
 
@@ -21,6 +22,7 @@ from cutaway.pipeline.config import Pipeline
 from cutaway.store.files import write_file
 
 LIST = "list"
+OF_THE_RUN = {"output", "target", "as_json"}  # a stage's options that the run gives
 
 
 def pipeline(
@@ -68,8 +70,9 @@ def pipeline(
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: give a number from 1 up")
-    kept = Path(source).is_dir() and (Path(source) / config.PIPELINE).is_file()
-    given = config.read_pipeline(source)
+    preset = output is not None and source in config.presets()  # whose run may lie in a folder of its name
+    kept = not preset and (Path(source) / config.PIPELINE).is_file()
+    given = config.read_pipeline(Path(source) / config.PIPELINE if kept else source)
     if kept and any(option is not None for option in (output, budget, seed, threads)):
         raise UserError(
             f"{source}: is a run that continues as it began: leave out --output, --budget, --seed, --threads"
@@ -78,6 +81,8 @@ def pipeline(
     if not kept:
         given = _changed(given, budget, seed, threads)
     names = None if stages is None else [name.strip() for name in stages.split(",") if name.strip()]
+    if names == []:
+        raise UserError(f"--stages: name one or more, with commas between them: {','.join(given.names)}")
     check(given)
     named.check(given)
     if kept or folder.begun(place):
@@ -117,35 +122,69 @@ def check(given: Pipeline) -> None:
         if verbs.VERBS[stage.verb].entries or stage.verb == "data":
             checks.entries(given, name)
         else:
-            verbs.command(name, stage.verb, stage.config, "", False)
             _check_options(name, stage.verb, stage.config)
 
 
 def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
-    """UserError for an entry that is no option of a verb."""
+    """UserError for an entry that is no option of a verb, or has a value that this option does not take."""
+    import cyclopts
+
     module, _, word = verb.partition(" ")
     place = f"cutaway.commands.{module}" + (f".{word}" if word else "")
     function = getattr(import_module(place), word or module)
-    known = set(inspect.signature(function).parameters)
+    known = set(inspect.signature(function).parameters) - OF_THE_RUN
     for key in given:
         if key not in known:
             raise UserError(
-                f"stages.{name}.config.{key}: `cutaway {verb}` has no such option; known: "
-                f"{', '.join(sorted(known))}"
+                f"stages.{name}.config.{key}: `cutaway {verb}` has no such option"
+                + (" here, because the run sets it" if key in OF_THE_RUN else "")
+                + f"; known: {', '.join(sorted(known))}"
             )
+    words = verbs.command(name, verb, given, "", False)[len(verb.split()) :]
+    app = cyclopts.App(help_flags=(), version_flags=(), default_parameter=Parameter(converter=_converted))
+    app.default(function)
+    try:
+        app.parse_args(words, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as problem:
+        raise UserError(f"stages.{name}.config: {' '.join(str(problem).split())}") from None
+
+
+def _converted(hint: Any, tokens: Any) -> Any:
+    """An option's value. Where a whole number is asked for, 3.5 is refused instead of rounded."""
+    import cyclopts
+
+    if int in (hint, *get_args(hint)) and float not in get_args(hint):
+        for token in tokens:
+            if not re.fullmatch(r"[+-]?\d+", token.value):
+                raise ValueError(f"{token.value!r} is not a whole number")
+    return cyclopts.convert(hint, tokens)
 
 
 def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:
-    kept = config.read_pipeline(place)
+    from cutaway.pipeline import run
+
     if given is not None and given.sized and given.budget:  # its model was chosen when it began
-        given = _sized_before(given, folder.Folder(place, kept))
-    opened = folder.opened(place, given)
+        given = _sized_before(given, folder.Folder(place, config.read_pipeline(place / config.PIPELINE)))
+    found = folder.opened(place, given, dry=True)
+    if names is not None:
+        run.check_needs(found.pipeline, names, found.done())
     if dry_run:
-        for name in opened.pipeline.names:
-            console.say(f"{name}: {'done' if opened.is_done(name) else 'to do'}")
+        _show_stages(found, as_json)
         return
-    console.note(f"Continuing {place}.")
-    _run(opened, names, as_json)
+    with folder.locked(place):
+        opened = folder.opened(place, given)
+        console.note(f"Continuing {place}.")
+        _run(opened, names, as_json)
+
+
+def _show_stages(opened: folder.Folder, as_json: bool) -> None:
+    """Which stages are done."""
+    found = {name: "done" if opened.is_done(name) else "to do" for name in opened.pipeline.names}
+    if as_json:
+        console.print_json({"stages": found})
+        return
+    for name, state in found.items():
+        console.say(f"{name}: {state}")
 
 
 def _sized_before(given: Pipeline, kept: folder.Folder) -> Pipeline:
@@ -166,33 +205,38 @@ def _sized_before(given: Pipeline, kept: folder.Folder) -> Pipeline:
 def _begin(place: Path, given: Pipeline, names: Any, dry_run: bool, as_json: bool) -> None:
     from cutaway.pipeline import budget, run
 
+    folder.opened(place, given, dry=True)
     if names is not None:
         run.check_needs(given, names, ())
     if given.not_run:
         console.note(f"This preset has never been run: {given.not_run}")
-    plan = None
+    plan, show = None, console.note if as_json else console.say
     if given.budget:
         given, plan = budget.planned(
             given, given.budget, lambda run: budget.measured_speed(run, given.threads)
         )
-        console.say("\n".join(plan.lines()))
+        show("\n".join(plan.lines()))
     else:
         for name, stage in given.stages:
             steps = f", {stage.config['steps']:,} steps" if "steps" in stage.config else ""
-            console.say(f"  {name:<14}{stage.verb}{steps}")
+            show(f"  {name:<14}{stage.verb}{steps}")
     if dry_run:
+        if as_json:
+            stages = {name: asdict(stage) for name, stage in given.stages}
+            console.print_json({"stages": stages, "plan": None if plan is None else asdict(plan)})
         return
-    opened = folder.opened(place, given)
-    if plan is not None:
-        write_file(opened.path / folder.PLAN, json.dumps(asdict(plan), indent=1))
-    _run(opened, names, as_json)
+    with folder.locked(place):
+        opened = folder.opened(place, given)
+        if plan is not None:
+            write_file(opened.path / folder.PLAN, json.dumps(asdict(plan), indent=1))
+        _run(opened, names, as_json)
 
 
 def _run(opened: folder.Folder, names: Any, as_json: bool) -> None:
     from cutaway.pipeline import budget, card, run
 
     pipeline = opened.pipeline
-    with folder.locked(opened.path), console.watched() as progress, _terminated():
+    with console.watched() as progress, _terminated():
         planner: Any = budget.ByTime(pipeline.budget, console.note) if pipeline.budget else run.AsGiven()
         try:
             run.Runner(opened, planner, console.note, progress).run(names)
@@ -203,6 +247,8 @@ def _run(opened: folder.Folder, names: Any, as_json: bool) -> None:
             progress.begin("Writing the report card")
             found = card.write_card(opened)
     if names is not None:
+        if as_json:
+            _show_stages(opened, as_json)
         return
     if as_json:
         console.print_json(found)

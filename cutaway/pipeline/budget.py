@@ -69,7 +69,13 @@ def best_weights(operations: float) -> float:
 def shaped(model: Mapping[str, Any], width: int, layers: int) -> dict[str, Any]:
     """A model's entries at another width and number of layers, with heads and MLP in proportion."""
     made = copy.deepcopy(dict(model))
-    block = made["blocks"][0]
+    blocks = made.get("blocks")
+    if not (isinstance(blocks, list) and len(blocks) == 1 and isinstance(blocks[0].get("attention"), dict)):
+        raise UserError(
+            "sized: the law's shapes have equal blocks with attention: give the model's blocks as one entry, "
+            "or leave out sized, and the model stays as it is"
+        )
+    block = blocks[0]
     block["times"] = layers
     heads = max(1, width // HEAD)
     attention = block["attention"]
@@ -139,8 +145,10 @@ def planned(
     """
     fixed = {name: stage.seconds for name, stage in pipeline.stages if not VERBS[stage.verb].trains}
     shares = {name: stage.share for name, stage in pipeline.stages if VERBS[stage.verb].trains}
-    if not sum(shares.values()):
-        raise UserError("a budget needs stages that train, each with its share of the time")
+    without = ", ".join(name for name, share in shares.items() if not share)
+    if not shares or without:
+        of = f": {without} has none" if without else ""
+        raise UserError(f"a budget needs stages that train, each with its share of the time{of}")
     left = budget * (1 - RESERVE) - sum(fixed.values())
     if left < 60:
         least = (sum(fixed.values()) + 60) / (1 - RESERVE)
@@ -209,9 +217,10 @@ def _count(pipeline: Pipeline, shape: tuple[int, int]) -> int:
 def pretraining(pipeline: Pipeline, name: str, model: Mapping[str, Any]) -> TrainingConfig:
     """A pretraining stage's run with this model, of the vocabulary that the tokenizer's stage will make."""
     entries = copy.deepcopy(pipeline[name].config) | {"model": dict(model)}
-    sizes = [stage.config.get("size") for _, stage in pipeline.stages if stage.verb == "tokenizer train"]
     tokenizer = str(entries.get("data", {}).get("tokenizer", "bytes"))
-    known = next((size for size in sizes if isinstance(size, int)), None) or run_tokenizer.size_of(tokenizer)
+    stage = dict(pipeline.stages).get(tokenizer.partition("/")[0])
+    size = stage.config.get("size") if stage is not None else run_tokenizer.size_of(tokenizer)
+    known = size if isinstance(size, int) else None
     if not entries["model"].get("vocab"):
         entries["model"]["vocab"] = run_tokenizer.padded(known or VOCABULARY)
     return read_run_config(entries)
@@ -346,4 +355,4 @@ class ByTime:
                 folder.stage(name).mkdir(exist_ok=True)
                 (place / file).replace(folder.stage(name) / file)
         shutil.rmtree(place)
-        return max(0.0, took - sum(steps)), statistics.median(steps[2:])
+        return max(0.0, took - sum(steps)), statistics.median(steps[2:] or steps)

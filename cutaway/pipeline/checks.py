@@ -23,34 +23,38 @@ def entries(pipeline: Pipeline, name: str) -> None:
 
             read_run_config(stage.config)
         else:
-            _finetuning(pipeline, stage.config)
+            _finetuning(pipeline, name)
     except UserError as error:
         raise UserError(f"stages.{name}: {error}") from None
 
 
-def _finetuning(pipeline: Pipeline, config: dict[str, Any]) -> None:
+def _finetuning(pipeline: Pipeline, name: str) -> None:
     """Read a finetuning run on a model that an earlier stage will make, or on one that there is."""
     from cutaway.train import methods
     from cutaway.train.recipes.finetune import FinetuningConfig
     from cutaway.train.rewards_config import RewardsConfig
 
-    found = copy.deepcopy(config)
+    found = copy.deepcopy(pipeline[name].config)
     objective = found.get("objective")
     kind = objective.get("kind") if isinstance(objective, dict) else "next_token"
     known = methods.learned()
     if kind not in known:
         raise UserError(f"config.objective.kind: there is no {kind!r}; known: {', '.join(sorted(known))}")
-    found["model"] = _model(pipeline, str(found.get("base", methods.BASE)))
+    found["model"] = _model(pipeline, name, str(found.get("base", methods.BASE)))
     from_dict(found, RewardsConfig if known[kind].source == "task" else FinetuningConfig)
 
 
-def _model(pipeline: Pipeline, base: str) -> dict[str, Any]:
+def _model(pipeline: Pipeline, name: str, base: str) -> dict[str, Any]:
     """The model that a base is or will be: of an earlier stage, of what that began with, or one there is."""
     from cutaway.train import methods
 
-    while base in pipeline.names:
-        stage = pipeline[base]
+    while base in pipeline.names[: pipeline.names.index(name)]:
+        name, stage = base, pipeline[base]
         if stage.verb == "pretrain":
             return to_dict(budget.pretraining(pipeline, base, stage.config["model"]).model)
+        if stage.verb != "finetune":
+            raise UserError(f"config.base: {base}: the stage {base} makes no model that is trained further")
         base = str(stage.config.get("base", methods.BASE))
+    if base in pipeline.names:
+        raise UserError(f"config.base: {base}: this stage comes later, or is the same: put it before")
     return to_dict(methods.base({"base": base}).config)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from cutaway.bounds import Bounded, Count, Natural, NonNegative
+from cutaway.bounds import Bound, Bounded, bounds_of, check
 from cutaway.errors import UserError, quoted
 from cutaway.model.config_dict import from_dict
 from cutaway.pipeline.verbs import VERBS
@@ -22,6 +23,13 @@ PIPELINE = "pipeline.yaml"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 TAKEN = ("configs", "logs", "probes")  # folders of the run that are no stage's
 UNITS = {"s": 1, "m": 60, "h": 3600}
+LONGEST, MOST = 1e7, 4096  # seconds, and threads or processes
+# The user's own paths in a text: alone, or between commas, where a task's kind may stand before one.
+OWN = re.compile(r"(?:^|(?<=,))(\s*(?:\w+:)?)((?:\.\.?|~)/[^,]*)")
+WHOLE = re.compile(r"(?:^|(?<=,))\s*(?:\w+:)?(/[^,]*)")
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # in no file's name and no command: NUL, half a character
+Seconds = Annotated[float, Bound(0, LONGEST)]
+Figure = Annotated[float, Bound(0, 1e9)]
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,18 @@ class Stage(Bounded):
 
     verb: str
     config: dict
-    share: NonNegative = 0.0
-    seconds: NonNegative = 0.0
+    share: Annotated[float, Bound(0, 1000)] = 0.0
+    seconds: Seconds = 0.0
 
 
 @dataclass(frozen=True)
 class Costs(Bounded):
     """Figures by which the card counts money and carbon; each is the preset's own and is printed with it."""
 
-    price_per_hour: NonNegative = 0.10
+    price_per_hour: Figure = 0.10
     currency: str = "USD"
-    watts: NonNegative = 40.0
-    grams_per_kwh: NonNegative = 445.0
+    watts: Figure = 40.0
+    grams_per_kwh: Figure = 445.0
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,10 @@ class Pipeline(Bounded):
 
     about: str
     stages: tuple[tuple[str, Stage], ...]
-    budget: NonNegative = 0.0
+    budget: Seconds = 0.0
     sized: str = ""
-    threads: Natural = 0
-    processes: Count = 1
+    threads: Annotated[int, Bound(0, MOST)] = 0
+    processes: Annotated[int, Bound(1, MOST)] = 1
     prompts: tuple[str, ...] = ()
     costs: Costs = field(default_factory=Costs)
     licences: tuple[str, ...] = ()
@@ -101,6 +109,9 @@ def read_pipeline(source: str | Path) -> Pipeline:
 def parsed(entries: Mapping[str, Any], where: str, folder: Path) -> Pipeline:
     """The pipeline of a file's entries; ./PATH is below ``folder``."""
     entries = dict(entries)
+    for text in _texts(entries):
+        if UNWRITABLE.search(text):
+            raise UserError(f"{where}: {quoted(text)} has a character that no file and no command may have")
     stages = entries.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError(f"{where}: stages: should be stages by name, each with a verb and its config")
@@ -111,7 +122,7 @@ def parsed(entries: Mapping[str, Any], where: str, folder: Path) -> Pipeline:
     made = tuple((str(name), _stage(str(name), stage, where, folder)) for name, stage in stages.items())
     rest = {name: value for name, value in entries.items() if name != "stages"}
     if isinstance(rest.get("budget"), str):
-        rest["budget"] = seconds(rest["budget"])
+        rest["budget"] = seconds(rest["budget"], f"{where}: budget")
     # Stages are checked above: the others are plain entries, which from_dict checks with their bounds.
     pipeline = replace(from_dict(rest | {"stages": []}, Pipeline, where), stages=made)
     sized = pipeline.sized
@@ -141,18 +152,29 @@ def _stage(name: str, given: Any, where: str, folder: Path) -> Stage:
     for key, value in rest.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{place}.{key}: is {quoted(value)}; it must be a number")
+        check(value, bounds_of(Stage)[key], f"{place}.{key}")
     return Stage(verb, _whole(config, folder), **rest)
 
 
 def _whole(value: Any, folder: Path) -> Any:
-    """A config with the paths that are the user's own, ./FILE, ../FILE or ~/FILE, made whole."""
+    """A config with the paths that are the user's own, ./FILE, ../FILE or ~/FILE, made whole; also behind a
+    task's kind and between commas, as in text:./FILE,hellaswag.
+    """
     if isinstance(value, dict):
         return {name: _whole(each, folder) for name, each in value.items()}
     if isinstance(value, list):
         return [_whole(each, folder) for each in value]
-    if isinstance(value, str) and value.startswith(("./", "../", "~/")):
-        return str((folder / Path(value).expanduser()).resolve())
+    if isinstance(value, str):
+        return OWN.sub(lambda found: found[1] + os.path.abspath(folder / Path(found[2]).expanduser()), value)
     return value
+
+
+def own_paths(value: Any) -> set[Path]:
+    """The user's own files and folders that a config names by whole paths, alone or in a list with commas."""
+    texts = set(_texts(value))
+    found = {Path(text) for text in texts if os.path.isabs(text)}
+    found |= {Path(path.strip()) for text in texts for path in WHOLE.findall(text)}
+    return {path for path in found if path != path.parent}  # no whole disk: "/" is no input, but a character
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -169,12 +191,13 @@ def _folders(text: str) -> set[str]:
     return {part.strip().removeprefix("./").partition("/")[0] for part in parts}
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, where: str = "a budget") -> float:
     """A time such as 90m, 2h or 600s. UserError for another."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip().lower())
     value = float(found[1]) * UNITS[found[2]] if found else 0.0
-    if not 0 < value <= 1e7:
-        raise UserError(f"a budget of {quoted(text)}: write a time as 90m, 2h or 600s")
+    if not 0 < value <= LONGEST:
+        most = f"{LONGEST // UNITS['h']:,.0f}h"
+        raise UserError(f"{where} of {quoted(text)}: write a time as 90m, 2h or 600s, {most} at most")
     return value
 
 

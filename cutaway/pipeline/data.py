@@ -11,14 +11,15 @@ sheet.json      what went in, its licence, what was left out, and the overlap wi
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
-from cutaway.bounds import Bounded, Fraction, Natural
+from cutaway.bounds import Bound, Bounded, Fraction, Natural
 from cutaway.data import novels, sources
 from cutaway.data.programs import registry
 from cutaway.data.programs.item import Item
@@ -33,9 +34,11 @@ TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 NOVELS = "novels"
 LICENCES = {NOVELS: "public domain (six novels of Jane Austen, Debian's r-cran-janeaustenr 1.0.0)"}
 OWN = "written by cutaway/data/programs (Apache-2.0)"
+HALF = re.compile("[\ud800-\udfff]")  # half a character, which UTF-8 has not and JSON may have
 PIECE = 600  # characters of text that are an example of mid-training
 TOOLS_ELSEWHERE = 0.15  # of the questions without a tool: it is declared, and must not be called
 REPEATS = 50  # of one question, so that kinds with few questions keep their part
+MOST = 10_000_000  # items of a program
 HELD_OUT_DOCUMENT = 40  # one document of so many is held out
 
 
@@ -52,7 +55,7 @@ class DataRecipe(Bounded):
     programs: dict
     texts: tuple[str, ...] = ()
     pairs: Natural = 0
-    held_out: Natural = 200
+    held_out: Annotated[int, Bound(0, MOST)] = 200
     pieces: Natural = 0
     sft: Fraction = 1.0
     evaluations: tuple[str, ...] = ()
@@ -63,10 +66,13 @@ class DataRecipe(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, count in self.programs.items():
-            if type(count) is not int or count < 1:
+            if type(count) is not int or not 1 <= count <= MOST:
                 raise UserError(
-                    f"config.programs.{name}: is {quoted(count)}; it must be a number of 1 or more"
+                    f"config.programs.{name}: is {quoted(count)}; it must be a number from 1 to {MOST:,}"
                 )
+        for text, licence in self.licences.items():
+            if not isinstance(licence, str):
+                raise UserError(f"config.licences.{text}: is {quoted(licence)}; it must be a text")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,9 +123,12 @@ def _documents(
     listed, seen = [], set[str]()
     for n, place in enumerate(recipe.texts):
         source = sources.Source(str(novels.folder()) if place == NOVELS else place)
-        count = characters = repeated = 0
+        count = characters = repeated = other = 0
         for text in sources.documents(source):
-            if not text or not text.strip():
+            if text is None or HALF.search(text):
+                other += 1
+                continue
+            if not text.strip():
                 continue
             if text in seen:
                 repeated += 1
@@ -130,7 +139,7 @@ def _documents(
             count, characters = count + 1, characters + len(text)
         licence = recipe.licences.get(place) or LICENCES.get(place) or "not stated"
         listed.append({"source": place, "licence": licence, "documents": count, "characters": characters,
-                       "repeated": repeated})  # fmt: skip
+                       "repeated": repeated, "not_text": other})  # fmt: skip
     if len(kept) > 1 and not held:  # too few for one of 40: the last
         held.append(kept.pop())
     if recipe.texts and not held:

@@ -15,6 +15,7 @@ from cutaway.evaluate import task_registry
 from cutaway.pipeline.config import Pipeline
 from cutaway.pipeline.data import NOVELS
 from cutaway.pipeline.verbs import VERBS
+from cutaway.security import probe_runner
 from cutaway.store import models
 
 MODELS = ("model", "against", "source", "base", "paths")  # entries that name a model
@@ -23,6 +24,7 @@ WRITTEN = (  # by a stage of data
     *("text", "tokenizer.txt", "chat_template.jinja", "mix.jsonl", "sft.jsonl", "pairs.jsonl"),
     *("held-out", "sheet.json"),
 )
+PATHS = ("text", "file", "labels")  # kinds of tasks whose name is a path
 MODELLESS = ("data", "tokenizer train", "eval", "attack", "audit")  # verbs that leave no model
 
 
@@ -66,9 +68,13 @@ class _Stage:
         for key in FILES:
             for each in _texts(self.config.get(key)):
                 self._path(f"config.{key}", each)
-        for each in _texts(self.config.get("tasks")):
-            for task in filter(None, map(str.strip, each.split(","))):
-                self._task(task)
+        tasks = list(_names(self.config.get("tasks")))
+        if self.verb == "eval" and not tasks and not self.config.get("harness"):
+            raise UserError(f"config.tasks: is missing: name tasks, as {task_registry.known()}")
+        for task in tasks:
+            self._task(task)
+        if self.verb == "attack":
+            probe_runner.check_probes(list(_names(self.config.get("probe"))))
 
     def _data(self) -> None:
         for text in self.config.get("texts", ()):
@@ -82,7 +88,7 @@ class _Stage:
     def _task(self, task: str) -> None:
         kind, colon, rest = task.partition(":")
         _programs("config.tasks", task)
-        if kind == "text" and colon:
+        if colon and kind in PATHS:
             self._path("config.tasks", rest)
         elif Path(task.removesuffix(".gz")).suffix in rows.TABLES:
             self._path("config.tasks", task)
@@ -146,6 +152,12 @@ def _programs(key: str, task: Any) -> None:
             raise UserError(
                 f"{key}: there is no program {quoted(program)}: use {', '.join(registry.names())}"
             )
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of an entry, which may have commas between them."""
+    for each in _texts(value):
+        yield from filter(None, map(str.strip, each.split(",")))
 
 
 def _texts(value: Any) -> Iterator[str]:

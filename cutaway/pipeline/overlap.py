@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cutaway.evaluate import task_registry
-from cutaway.evaluate.task import Text
+from cutaway.evaluate.task import Labelled, Text
 
 WORDS = 8
 HELD_OUT = "held-out "
@@ -24,7 +24,7 @@ class Index:
 
     def __init__(self) -> None:
         self.items: dict[tuple[str, ...], str] = {}
-        self.sequences: dict[tuple[str, ...], tuple[str, int]] = {}
+        self.sequences: dict[tuple[str, ...], list[tuple[str, int]]] = {}
         self.sizes: Counter[tuple[str, int]] = Counter()
         self.counts: dict[str, Counter[str]] = {}
 
@@ -36,9 +36,10 @@ class Index:
             words = _words(prompt)
             self.items[tuple(words)] = evaluation
             if not evaluation.startswith(HELD_OUT):
-                for at in range(len(words) - WORDS + 1):
-                    self.sequences.setdefault(tuple(words[at : at + WORDS]), (evaluation, n))
-                self.sizes[evaluation, n] = max(1, len(words) - WORDS + 1)
+                own = _sequences(words)
+                for sequence in own:
+                    self.sequences.setdefault(sequence, []).append((evaluation, n))
+                self.sizes[evaluation, n] = max(1, len(own))
 
     def is_item(self, question: str) -> bool:
         """Whether a question is an item; it is counted as left out."""
@@ -49,13 +50,12 @@ class Index:
 
     def of(self, document: str, most: float) -> bool:
         """Whether a document has more than ``most`` of an item's sequences; what it shares is counted."""
-        words = _words(document)
         found: Counter[tuple[str, int]] = Counter()
-        for sequence in {tuple(words[at : at + WORDS]) for at in range(len(words) - WORDS + 1)}:
-            if sequence in self.sequences:
-                found[self.sequences[sequence]] += 1
-        for (evaluation, _), count in found.items():
-            self.counts[evaluation]["sequences_shared"] += count
+        for sequence in _sequences(_words(document)):
+            items = self.sequences.get(sequence, ())
+            found.update(items)
+            for evaluation in {evaluation for evaluation, _ in items}:
+                self.counts[evaluation]["sequences_shared"] += 1
         over = {item[0] for item, count in found.items() if count > most * self.sizes[item]}
         for evaluation in over:
             self.counts[evaluation]["documents_left_out"] += 1
@@ -70,7 +70,13 @@ class Index:
 def prompts(task: str) -> list[str]:
     """The prompts of an evaluation's items, or its documents."""
     found: Any = task_registry.find(task)
-    return list(found.documents) if isinstance(found, Text) else [item.prompt for item in found.items]
+    if isinstance(found, Text):
+        return list(found.documents)
+    return [item.text if isinstance(item, Labelled) else item.prompt for item in found.items]
+
+
+def _sequences(words: list[str]) -> set[tuple[str, ...]]:
+    return {tuple(words[at : at + WORDS]) for at in range(len(words) - WORDS + 1)}
 
 
 def _words(text: str) -> list[str]:

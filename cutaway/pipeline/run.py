@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.pipeline import verbs
+from cutaway.pipeline.child import TORCHRUN
 from cutaway.pipeline.config import Pipeline
 from cutaway.pipeline.energy import Meter
 from cutaway.pipeline.folder import ENERGY, Folder
@@ -31,6 +32,7 @@ from cutaway.train.folder import CHECKPOINTS, EXAMPLES, REPORT
 POLL, COUNTED = 0.25, 5.0  # seconds between looks at a stage, and between counts of its time
 TOKENISED = (EXAMPLES, REPORT)
 PREFIX = "cutaway: "  # of the sentence in which a verb says what went wrong
+COMMAND = "$ cutaway"  # begins an attempt in a stage's log
 Note = Callable[[str], None]
 
 
@@ -62,7 +64,7 @@ class Runner:
         """Run these stages, or all; those that were run. Raises where one fails, with how to go on."""
         pipeline, ran = self.folder.pipeline, []
         chosen = pipeline.names if names is None else check_names(pipeline, names)
-        check_needs(pipeline, chosen, [name for name in pipeline.names if self.folder.mark(name) is not None])
+        check_needs(pipeline, chosen, self.folder.done())
         for name in chosen:
             if self.folder.is_done(name):
                 self.note(f"{name}: done before, in {spell(self.folder.took(name))}.")
@@ -87,6 +89,7 @@ class Runner:
         folder, own = self.folder, VERBS[self.folder.pipeline[name].verb]
         place = folder.stage(name)
         resume = own.entries and any((place / CHECKPOINTS).glob("*"))
+        folder.begin(name, resume)
         with disk_errors(folder.path):
             if place.exists() and not resume:
                 clear(place)
@@ -120,7 +123,7 @@ class Runner:
                 folder.add(name, joules, ENERGY)
 
         with disk_errors(folder.path), folder.log(name).open("ab") as log, out.open("wb") as printed:
-            log.write(f"$ cutaway {' '.join(words)}\n".encode())
+            log.write(f"\n{COMMAND} {' '.join(words)}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 start(folder.pipeline, words),
@@ -129,6 +132,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for this process, whose SIGTERM is the stage's one signal
             )
             try:
                 while process.poll() is None:
@@ -162,7 +166,8 @@ class Runner:
             return OperationalError(
                 f"stage {name} was ended by {killed}{memory}; what it saved is kept: free memory, {go_on}"
             )
-        lines = log.read_text("utf-8", errors="replace").splitlines()
+        attempts = log.read_text("utf-8", errors="replace").split(f"\n{COMMAND}")
+        lines = attempts[-1].splitlines()
         sentences = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
         why = sentences[-1].rstrip(".") if sentences else f"it ended with the code {code}"
         kind = UserError if code == 2 else OperationalError
@@ -200,19 +205,9 @@ def check_needs(pipeline: Pipeline, names: Sequence[str], done: Sequence[str]) -
 
 
 def start(pipeline: Pipeline, words: list[str]) -> list[str]:
-    """The command of a stage's process, or of its processes."""
+    """The command of a stage's process, which ends with this one; of several, that which starts them."""
     if pipeline.processes > 1 and words[0] in ("pretrain", "finetune"):
-        each = str(pipeline.processes)
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            each,
-            "-m",
-            "cutaway",
-            *words,
-        ]
+        words = [TORCHRUN, "--nproc-per-node", str(pipeline.processes), "-m", "cutaway", *words]
     return [sys.executable, "-m", "cutaway.pipeline.child", str(os.getpid()), *words]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.weights.load import ADAPTER
 
 RESULTS, ITEMS = "results.json", "items.jsonl"
@@ -61,21 +61,29 @@ def command(name: str, verb: str, config: Mapping[str, Any], yaml: str, resume: 
         if word not in given:
             raise UserError(f"stages.{name}.config.{word}: is missing: `cutaway {verb}` needs it")
         value = given.pop(word)
-        made += [str(each) for each in (value if isinstance(value, list) else [value])]
+        texts = value if isinstance(value, list) else [value]
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            where = f"stages.{name}.config.{word}"
+            raise UserError(f"{where}: is {quoted(value)}; it must be a text, or a list of texts")
+        made += texts
     if own.target:
         made.append(f"{name}/{own.output}")
     elif own.output:
         made += ["--output", f"{name}/{own.output}" if own.output != "." else name]
     for key, value in given.items():
-        made += option(key, value)
+        each = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str | bool | int | float | None) for one in each):
+            where = f"stages.{name}.config.{key}"
+            raise UserError(f"{where}: is {quoted(value)}; it must be a text, number, true, false, or a list")
+        made += [word for one in each for word in option(key, one)]
     return [*made, *(["--json"] if own.printed else [])]
 
 
 def option(key: str, value: Any) -> list[str]:
-    """An entry as a command line has it: a list repeats its option, true and false are flags."""
+    """An entry as a command line has it: true and false are flags, and what looks like an option is none."""
     name = f"--{key.replace('_', '-')}"
-    if isinstance(value, list):
-        return [word for each in value for word in option(key, each)]
     if isinstance(value, bool):
         return [name if value else f"--no-{name[2:]}"]
+    if str(value).startswith("-"):
+        return [f"{name}={value}"]
     return [] if value is None else [name, str(value)]
