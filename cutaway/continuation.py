@@ -320,8 +320,8 @@ class Continuation:
             return Drafting(PromptLookup())
         folder = None if speculate == "mtp" else speculate
         if folder is None or isinstance(folder, Path):
-            head = self.engines.draft_head(folder)
-            return Drafting(HeadProposer(head, len(self.get_tokenizer())))
+            heads = self.engines.draft_heads(folder)
+            return Drafting(HeadProposer(heads, len(self.get_tokenizer())))
         if not isinstance(speculate, Drafts):
             known = '"lookup", "mtp", a smaller model, or the Path of an EAGLE-3 head'
             raise UserError(f"speculate is {speculate!r}: use {known}")

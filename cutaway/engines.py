@@ -117,7 +117,7 @@ class Engines:
         longer = self.context > own.context
         self.config: Any = _longer(checkpoint, self.context) if longer else own
         self.exposed = self.built = False
-        self._draft_heads: dict[Path | None, DraftHead] = {}
+        self._draft_heads: dict[Path | None, Sequence[DraftHead]] = {}
 
     # ---- which engine answers ------------------------------------------------------------------------------
 
@@ -262,8 +262,8 @@ class Engines:
             engine = self._limited(ReferenceEngine(self.decoder(), tensors, self.asked.kv_cache))
         return engine if adapter is None else engine.adapted(adapter)
 
-    def draft_head(self, folder: Path | None) -> DraftHead:
-        """A head that drafts for the runtime: an EAGLE-3 head's, or (None) the model's own. UserError where
+    def draft_heads(self, folder: Path | None) -> Sequence[DraftHead]:
+        """The heads that draft for the runtime: an EAGLE-3 head, or (None) the model's own. UserError where
         there is none, where it does not fit the model, and where the PyTorch model answers.
         """
         from cutaway import native
@@ -274,19 +274,19 @@ class Engines:
             raise UserError(f"Heads draft for the runtime, which does not answer here, because {why}")
         if folder in self._draft_heads:
             return self._draft_heads[folder]
-        from cutaway.runtime.draft_heads import EagleHead, MTPHead
+        from cutaway.runtime.draft_heads import EagleHead, mtp_heads
 
         base: Any = self.runtime
         config, tensors, source = self.decoder(), self.base_and_adapter[0], self.checkpoint.source
         try:
             if folder is None:
-                head: DraftHead = MTPHead(base, config, tensors)
+                heads = mtp_heads(base, config, tensors)
             else:
-                head = EagleHead(base, config, tensors, eagle3.read(folder))
+                heads = [EagleHead(base, config, tensors, eagle3.read(folder))]
         except UserError as error:
             raise UserError(f"{source} cannot draft by a head: {error}") from None
-        self._draft_heads[folder] = head
-        return head
+        self._draft_heads[folder] = heads
+        return heads
 
     @cached_property
     def pages_digest(self) -> bytes:

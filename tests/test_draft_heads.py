@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import cutaway
 from cutaway import native
@@ -22,14 +22,17 @@ from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.draft_heads import HeadProposer
+from cutaway.generate.sample import History, Sampler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import Drafting, PromptLookup
+from cutaway.generate.speculative import DraftedText, Drafting, PromptLookup
 from cutaway.lm import LanguageModel
 from cutaway.model.config import Decoder
-from cutaway.runtime.draft_heads import DraftHead, EagleHead, MTPHead
+from cutaway.runtime.draft_heads import DraftHead, EagleHead, mtp_heads
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import eagle3
+from cutaway.weights import eagle3, family_registry, load, save
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors
 from tests import test_runtime as tiny
 from tests.small import model_file
@@ -64,7 +67,7 @@ def test_an_mtp_head_is_the_definitions(name: str):
     entries = tiny.tensors(of)
     engine, model = RuntimeEngine(of, entries, 1), tiny.definition(of, entries).model
     _, values = engine.observe([IDS], [engine.new_state()], ["norm"])
-    head = MTPHead(engine, of, entries)
+    (head,) = mtp_heads(engine, of, entries)
     (ids, hidden), first = (IDS[1:], head.hidden(values)[:-1]), None
     for cuts in ([], [1, 7, 69 - 5]):
         logits, last = read_in_parts(head, ids, hidden, cuts)[-1]
@@ -75,8 +78,146 @@ def test_an_mtp_head_is_the_definitions(name: str):
             given = model.ahead(0, torch.tensor([ids]), torch.tensor(hidden)[None], pos)
             scores = model.scored(given)[0, -1].numpy()
         assert np.abs(logits[0] - scores).max() < CLOSE * np.abs(scores).max()
-        assert np.abs(last[0] - given[0, -1].numpy()).max() < CLOSE * float(given.abs().max())
+        assert np.abs(last[-1] - given[0, -1].numpy()).max() < CLOSE * float(given.abs().max())
         assert np.abs(scores).max() > 0.1
+
+
+# ---- several heads -----------------------------------------------------------------------------------------
+
+
+def of_heads(chained: bool) -> tuple[Decoder, dict[str, np.ndarray]]:
+    """A model with three heads that attend alike and have weights of their own, and its weights."""
+    of = tiny.config("llama")
+    of = replace(of, mtp=of.blocks[:1] * 3, mtp_chained=chained)
+    return of, {name: tiny.formats.unpack(tiny.tensors(of)[name]) for name in of.weights()}
+
+
+def published(of: Decoder, w: dict[str, np.ndarray], ids: list[int], h: np.ndarray) -> np.ndarray:
+    """The logits of the next token by DeepSeek-V3's equations 21 to 25 (2412.19437), in float64: of ids,
+    which are a text and its drafts, and of the model's hidden states h [t - 1 d] of a text of t ids.
+
+    Head k reads at position i what the head before it, or the model, has there and the embedding of token
+    i + k. Past the last head, that one reads on: its own hidden state in place of the model's.
+    """
+    w = {name: value.astype(np.float64) for name, value in w.items()}
+    of_head: Any = of.mtp[0].attention
+    groups, size = of_head.kv_heads, of_head.key_size
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
+
+    def rotated(x: np.ndarray) -> np.ndarray:
+        angles = np.arange(len(x))[:, None, None] * 10000.0 ** (-np.arange(0, size, 2) / size)
+        a, b = np.split(x, 2, axis=-1)
+        return np.concatenate(
+            [a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1
+        )
+
+    def block(x: np.ndarray, path: str) -> np.ndarray:
+        y, t = norm(x, f"{path}.attention_norm"), len(x)
+        q, k, v = (y @ w[f"{path}.attention.{name}.weight"].T for name in ("query", "key", "value"))
+        q, k, v = (
+            rotated(q.reshape(t, -1, size)),
+            rotated(k.reshape(t, groups, size)),
+            v.reshape(t, groups, size),
+        )
+        mixed = np.empty_like(q)
+        for n in range(q.shape[1]):
+            group = n // (q.shape[1] // groups)
+            scores = np.where(np.tri(t) > 0, q[:, n] @ k[:, group].T / np.sqrt(size), -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            mixed[:, n] = weights / weights.sum(-1, keepdims=True) @ v[:, group]
+        x = x + mixed.reshape(t, -1) @ w[f"{path}.attention.out.weight"].T
+        y = norm(x, f"{path}.mlp_norm")
+        gate = y @ w[f"{path}.mlp.gate.weight"].T
+        up = y @ w[f"{path}.mlp.up.weight"].T
+        return x + (gate / (1 + np.exp(-gate)) * up) @ w[f"{path}.mlp.down.weight"].T
+
+    def head(k: int, tokens: list[int], hidden: np.ndarray) -> np.ndarray:
+        path, embedded = f"mtp.{k}", w["embedding.weight"][tokens]
+        pairs = np.concatenate(
+            [norm(embedded, f"{path}.embedding_norm"), norm(hidden, f"{path}.hidden_norm")], 1
+        )
+        return norm(block(pairs @ w[f"{path}.join.weight"].T, f"{path}.block"), f"{path}.norm")
+
+    given = read = h.astype(np.float64)
+    for round in range(len(ids) - len(h)):
+        k = min(round, len(of.mtp) - 1)
+        if round > k:
+            read = np.concatenate([read, given[-1:]])
+        else:
+            read = given if of.mtp_chained else h.astype(np.float64)
+        given = head(k, ids[k + 1 : k + 1 + len(read)], read)
+    return w["embedding.weight"] @ given[-1]
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_further_heads_are_the_published_equations(chained: bool, monkeypatch: pytest.MonkeyPatch):
+    """At every draft of a text that grows by accepted and rejected tokens, however it was caught up with; and
+    heads in another order are not.
+    """
+    monkeypatch.setattr("cutaway.generate.draft_heads.CATCH_UP", 16)
+    of, w = of_heads(chained)
+    entries = tiny.tensors(of)
+    engine = RuntimeEngine(of, entries, 1)
+    heads = mtp_heads(engine, of, entries)
+    draw, ids = np.random.default_rng(5), list(IDS)
+    _, values = engine.observe([ids], [engine.new_state()], ["norm"])
+    assert drafted_off(HeadProposer(heads, 101), of, w, ids, values["norm"], draw) < CLOSE
+    wrong = HeadProposer([heads[0], heads[2], heads[1]], 101)
+    assert drafted_off(wrong, of, w, ids, values["norm"], draw) > 0.1
+
+
+def drafted_off(
+    made: HeadProposer, of: Decoder, w: Any, ids: list[int], hidden: np.ndarray, draw: np.random.Generator
+) -> float:
+    """How far the logits of all drafts are off those of the equations, at most, as a share of these."""
+    history = History(ids[:40])
+    text, off, at, drafts = DraftedText(history, Sampler(SamplingParams(temperature=0))), 0.0, 0, 0
+    while len(history.ids) < len(ids):
+        known = len(history.ids)
+        rejected = draw.normal(size=(drafts, of.width)).astype(np.float32)  # hidden states of wrong drafts
+        made.see(text, at, {"norm": np.concatenate([hidden[at : known - 1], rejected])})
+        at, drafts = known - 1, 0
+        for _ in range(10):
+            ready = made.kind(text) is not None
+        assert ready, "it is caught up with"
+        if known % 3:  # in some steps nothing is drafted
+            ahead = list(history.ids)
+            for round in range(drafts := 1 + known % 5):
+                logits = made.read([text], [np.array(ahead)], round)[0]
+                wanted = published(of, w, ahead, hidden[: known - 1])
+                off = max(off, np.abs(logits - wanted).max() / np.abs(wanted).max())
+                ahead.append(int(logits.argmax()))
+        for id in ids[known : known + 1 + known % 4]:
+            history.append(id)
+    return off
+
+
+MIMO = {"model_type": "mimo_v2_flash", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+MIMO |= {"num_key_value_heads": 2, "intermediate_size": 48, "moe_intermediate_size": 24, "vocab_size": 101}
+MIMO |= {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "head_dim": 24,
+    "v_head_dim": 16,
+    "sliding_window": 8,
+}
+
+
+def test_a_model_has_as_many_heads_as_its_file(tmp_path: Path):
+    """MiMo's config.json does not say how many."""
+    of = family_registry.get("mimo_v2_flash").read(Fields(dict(MIMO), "config.json"))
+    assert len(of.mtp) == 3 and not of.mtp_chained
+    checkpoint = Checkpoint(of, tiny.tensors(of), "mimo_v2_flash", tmp_path)
+    save.write_checkpoint(tmp_path / "three", checkpoint)
+    back = load.read_checkpoint(tmp_path / "three")
+    assert back.config == of
+    path = tmp_path / "three" / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.mtp.layers.1.enorm.weight"]
+    save_file(weights, path)
+    assert load.read_checkpoint(tmp_path / "three").config == replace(of, mtp=of.mtp[:1])
 
 
 # ---- EAGLE-3 -----------------------------------------------------------------------------------------------
@@ -208,7 +349,7 @@ def test_an_eagle3_head_is_the_published_equations(form: str, tmp_path: Path):
     for cuts in ([], [1, 30]):
         found, last = read_in_parts(head, IDS[1:], hidden[:-1], cuts)[-1]
         assert np.abs(found[0] - logits[-1]).max() < CLOSE * np.abs(logits).max()
-        assert np.abs(last[0] - given[-1]).max() < CLOSE * np.abs(given).max()
+        assert np.abs(last[-1] - given[-1]).max() < CLOSE * np.abs(given).max()
     assert head.ids is not None and np.array_equal(head.ids, np.arange(SCORED) + weights["d2t"])
 
 
@@ -222,18 +363,20 @@ def proposer(kind: str, root: Path) -> tuple[RuntimeEngine, HeadProposer]:
         engine = RuntimeEngine(of, entries, 1)
         head: DraftHead = EagleHead(engine, of, entries, eagle3.read(folder_of(root, "speculators")[0]))
     else:
-        of = with_head(kind)
+        name, _, more = kind.partition(" ")
+        of = with_head(name)
+        of = replace(of, mtp=of.mtp * 3, mtp_chained="apart" not in more) if more else of
         entries = tiny.tensors(of)
         engine = RuntimeEngine(of, entries, 1)
-        head = MTPHead(engine, of, entries)
-    return engine, HeadProposer(head, 101)
+        return engine, HeadProposer(mtp_heads(engine, of, entries), 101)
+    return engine, HeadProposer([head], 101)
 
 
 class Knowing(HeadProposer):
     """A head that reads as it must, and that knows two tokens of three."""
 
-    def __init__(self, head: Any, vocab: int, answers: dict[tuple[int, ...], tuple[int, ...]]) -> None:
-        super().__init__(head, vocab)
+    def __init__(self, heads: Any, vocab: int, answers: dict[tuple[int, ...], tuple[int, ...]]) -> None:
+        super().__init__(heads, vocab)
         self.answers = answers
 
     def read(self, texts: Any, ahead: Any, round: int) -> np.ndarray:
@@ -246,7 +389,9 @@ class Knowing(HeadProposer):
         return logits
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3-next", "falcon-h1", "eagle3"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "llama in a chain", "gpt-oss apart", "qwen3-next", "falcon-h1", "eagle3"]
+)
 def test_a_heads_drafts_change_no_bit(kind: str, tmp_path: Path):
     """Alone and in a batch, greedy and drawn, pages shared, and a recurrence that comes back."""
     if kind == "falcon-h1":  # without heads: what a recurrence forgets is read again, whatever drafts
@@ -263,7 +408,7 @@ def test_a_heads_drafts_change_no_bit(kind: str, tmp_path: Path):
     if made is not None:
         answers = {one.ids: made.ids for one, made in zip(jobs, plain, strict=True)}
         same_with(engine, jobs, plain, made)
-        same_with(engine, jobs, plain, Knowing(made.head, 101, answers), 0.1)
+        same_with(engine, jobs, plain, Knowing(made.heads, 101, answers), 0.1)
 
 
 def same_with(engine: Any, jobs: list[Request], plain: Any, made: Any, least: float = 0.0) -> None:
@@ -297,8 +442,8 @@ def test_a_head_reads_each_pair_of_a_text_once(tmp_path: Path):
             super().see(text, start, values)
             texts.append(text)
 
-    finish(generate(engine, Words(), ids, settings, None, Drafting(Kept(made.head, 101), Always(3))))
-    own, length = texts[-1].own, len(texts[-1].history.ids)
+    finish(generate(engine, Words(), ids, settings, None, Drafting(Kept(made.heads, 101), Always(3))))
+    (own,), length = texts[-1].own.heads, len(texts[-1].history.ids)
     assert own.at == own.held and length - 6 <= own.at < length
     assert 0 <= own.state.length - own.held <= 2
 
@@ -317,7 +462,7 @@ def test_a_language_model_drafts_by_its_own_head_and_keeps_it(tmp_path: Path):
         options: Any = settings | {"max_tokens": 24, "ignore_eos": True}
         ahead = lm.generate("the then the", speculate="mtp", **options)
         assert shown(ahead) == shown(plain.generate("the then the", **options))
-    assert lm.engines.draft_head(None) is lm.engines.draft_head(None), "it is made once"
+    assert lm.engines.draft_heads(None) is lm.engines.draft_heads(None), "they are made once"
     other, _ = folder_of(tmp_path, "safeailab")
     for given, model, why in (
         ("mtp", plain, "m.gguf cannot draft by a head: this model has no heads"),
@@ -339,7 +484,7 @@ def test_heads_that_do_not_fit_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="another engine answers"):
         generate(tiny.definition(of, entries), Words(), [1], SamplingParams(), None, Drafting(made))
     with pytest.raises(UserError, match="no heads that predict further tokens"):
-        MTPHead(engine, of, entries)
+        mtp_heads(engine, of, entries)
     folder, weights = folder_of(tmp_path, "safeailab")
     config = json.loads((folder / "config.json").read_text())
     head = eagle3.read(folder)

@@ -39,7 +39,8 @@ class Decoder(Bounded):
     with ``one_relative`` all blocks have the first one's table of relative positions (T5); without
     ``last_norm`` the head reads what the last block outputs (BART). With ``norm_then_position`` embeddings
     are normed before their positions are added (BlenderBot). ``mtp``: the block of each head that predicts
-    one token more (model/mtp.py, DeepSeek-V3).
+    one token more (model/mtp.py, DeepSeek-V3); where they are not ``mtp_chained``, all of them read the
+    model's hidden states (MiMo).
     """
 
     vocab: Natural
@@ -66,6 +67,7 @@ class Decoder(Bounded):
     last_norm: bool = True
     norm_then_position: bool = False
     mtp: tuple[Block, ...] = ()
+    mtp_chained: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@
 
 e is the embedding of the k-th token after position i and h what the model's head reads there, or the head
 before this one gave: so head k at position i predicts token i + k + 1. Table and head are the model's own.
+MiMo's heads all read what the model's head reads (SGLang's multi_layer_eagle_worker_v2, 2601.02780).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     x_i = what a head makes of h_i and of the embedding of token i + 1        logits = head(norm(block(x)_i))
 
-h is what the model computed at position i, and then what the head gave itself. A head is run as a model of
-one block whose ``embed`` is set to x; its states are those of an engine, and hold a position for each pair
-of a hidden state and the token after it. MTP heads are part of a model (model/mtp.py); those of EAGLE-3
-(2503.01840) are a folder of their own (weights/eagle3.py).
+h is what the model or the head before computed at position i, and then what the head gave itself. A head is
+run as a model of one block whose ``embed`` is set to x. Its states are those of an engine, and hold a
+position for each pair of a hidden state and a token after it. MTP heads are part of a model (model/mtp.py);
+those of EAGLE-3 (2503.01840) are a folder of their own (weights/eagle3.py).
 """
 
 from __future__ import annotations
@@ -72,12 +72,13 @@ class DraftHead:
     """A block that reads pairs. ``watches``: the values of the model that make a hidden state.
 
     ``gives`` is the value of the block that is the next hidden state, ``ids``: those of the model that the
-    logits are of (None: all).
+    logits are of (None: all); ``chained``: a head after this one reads its hidden states, not the model's.
     """
 
     watches: tuple[str, ...]
     gives = "norm"
     ids: np.ndarray | None = None
+    chained = True
     vocab: int
     engine: RuntimeEngine
 
@@ -103,7 +104,7 @@ class DraftHead:
         self, pairs: Sequence[Pairs], states: Sequence[State], wanted: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """Reads pairs of several texts: the logits float32 [b v] after each text's last, and the hidden
-        states [b d] that the head gives there. At most ``CHUNK`` pairs of a text.
+        states [t d] that the head gives after all of them. At most ``CHUNK`` pairs of a text.
         """
         counts = [len(ids) for ids, _ in pairs]
         assert max(counts) <= CHUNK
@@ -120,7 +121,7 @@ class DraftHead:
         texts = [[0] * count for count in counts]
         at = (ends - 1).tolist() if wanted else []
         logits, _, values = self.engine.watch_values(texts, states, at, None, (), [self.gives])
-        return logits, values[self.gives][ends - 1]
+        return logits, values[self.gives]
 
 
 def _replacing(name: str, rows: np.ndarray, start: int, sets: bool) -> Edit:
@@ -129,15 +130,20 @@ def _replacing(name: str, rows: np.ndarray, start: int, sets: bool) -> Edit:
     return Edit(0, lambda at: rows[at - start], factor=factor, first=start, what=what)
 
 
+def mtp_heads(base: RuntimeEngine, config: Decoder, tensors: Tensors) -> list[DraftHead]:
+    """A model's own heads, in their order. UserError where it has none."""
+    if not config.mtp:
+        raise UserError("this model has no heads that predict further tokens (MTP)")
+    return [MTPHead(base, config, tensors, number) for number in range(len(config.mtp))]
+
+
 class MTPHead(DraftHead):
-    """The first of a model's own heads, which is repeated for further tokens."""
+    """One of a model's own heads."""
 
     watches = ("norm",)
 
-    def __init__(self, base: RuntimeEngine, config: Decoder, tensors: Tensors) -> None:
-        if not config.mtp:
-            raise UserError("this model has no heads that predict further tokens (MTP)")
-        path = "mtp.0"
+    def __init__(self, base: RuntimeEngine, config: Decoder, tensors: Tensors, number: int) -> None:
+        path, self.chained = f"mtp.{number}", config.mtp_chained
         own = {
             f"blocks.0.{name.removeprefix(f'{path}.block.')}": tensors.later(name)
             for name in tensors
@@ -146,7 +152,9 @@ class MTPHead(DraftHead):
         own |= {
             f"norm.{part}": tensors.later(f"{path}.norm.{part}") for part in config.norm.weights(config.width)
         }
-        alone = replace(config, blocks=config.mtp[:1], mtp=(), embedding_norm=None, position=None)
+        alone = replace(
+            config, blocks=config.mtp[number : number + 1], mtp=(), embedding_norm=None, position=None
+        )
         self.engine = _engine(alone, Tensors(own), base.threads, base)
         self.table, self.vocab = _Table(tensors["embedding.weight"]), config.vocab
         self.norms = [

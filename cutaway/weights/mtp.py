@@ -118,9 +118,12 @@ def has_names(rules: Sequence[Rule]) -> bool:
 
 
 def stored(config: Any, rules: Sequence[Rule], theirs: Mapping[str, Packed]) -> Any:
-    """The config without heads where the file has not all of their weights: many leave them out."""
+    """The config with the heads of which the file has all weights, from the first on: many leave them out."""
     if not isinstance(config, Decoder) or not config.mtp:
         return config
     bound = bind(rules, config) if has_names(rules) else ()
-    names = {each.theirs for each in bound if each.ours[0].startswith("mtp.")}
-    return config if names and names <= theirs.keys() else replace(config, mtp=())
+    heads = [
+        (int(each.ours[0].split(".")[1]), each.theirs) for each in bound if each.ours[0].startswith("mtp.")
+    ]
+    absent = [number for number, name in heads if name not in theirs]
+    return replace(config, mtp=config.mtp[: min(absent, default=len(config.mtp))] if heads else ())

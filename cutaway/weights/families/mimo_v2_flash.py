@@ -55,7 +55,7 @@ def attention(known: Settings, n: int) -> Heads:
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     mixers = tuple(attention(known, n) for n in range(known["layers"]))
-    return decoders.decoder(known | {"mixers": mixers, "out_bias": False})
+    return replace(decoders.decoder(known | {"mixers": mixers, "out_bias": False}), mtp_chained=False)
 
 
 def settings(config: Decoder | Encoder) -> Settings:
@@ -108,7 +108,7 @@ FAMILY = llama.FAMILY.but(
         Field("value_size", "v_head_dim", None),
         Field("value_scale", "attention_value_scale", None, rows.FRACTION),
         Present("bias", "attention_bias", None),
-        mtp.Heads("num_nextn_predict_layers", "num_mtp_layers"),
+        mtp.Heads("num_nextn_predict_layers", "num_mtp_layers", usual=3),
     ),
     build=decoder,
     describe=settings,
