@@ -18,6 +18,7 @@ import pytest
 from cutaway.commands import pipeline as command
 from cutaway.errors import OperationalError, UserError
 from cutaway.pipeline import budget, config, data, folder, named, overlap, run, verbs
+from cutaway.pipeline.config import Pipeline
 from cutaway.train.folder import CHECKPOINTS
 from tests.test_pipeline import fake_start, filled, made, small, with_stage
 
@@ -26,7 +27,10 @@ DATA = {"data": {"verb": "data", "config": {"programs": {"dates": 1}}}}
 
 def checked(stages: dict[str, Any]) -> None:
     """All that is found before the first stage starts."""
-    given = made(DATA | stages)
+    check_all(made(DATA | stages))
+
+
+def check_all(given: Pipeline) -> None:
     command.check(given)
     named.check(given)
 
@@ -135,6 +139,7 @@ def test_other_verbs_options_are_read_as_on_the_command_line() -> None:
             "no probe 'injekt",
         ),
         ({"verb": "tokenizer train", "config": {"files": ["data/text"], "size": "x"}}, "size"),
+        ({"verb": "tokenizer train", "config": {"files": ["hub:"]}}, "no earlier stage is called 'hub:'"),
     ):
         with pytest.raises(UserError, match=wrong):
             checked({"next": stage})
@@ -151,6 +156,46 @@ def test_a_base_that_is_no_earlier_stage_is_refused_and_not_followed_for_ever(ba
         checked(stages)
     with pytest.raises(UserError, match=r"stages\.a: config.base: data: the stage data makes no model"):
         checked({"a": {"verb": "finetune", "config": tuned | {"base": "data"}}})
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({"data": {"task": "programs:arithmetic"}}, "asks the calculator, and answers are sampled without"),
+        ({"data": {"task": "spelling"}}, "stages.learn: spelling: is no task: write reasoning_gym:NAME"),
+        ({"data": {"task": "/nowhere/mine.py:judge"}}, "/nowhere/mine.py: there is no such file"),
+        ({"data": {"task": "reward_model:data"}}, "the stage data makes no model"),
+        ({"objective": {"kind": ["grpo"]}}, r"config.objective.kind: there is no \['grpo'\]; known"),
+    ],
+)
+def test_what_is_learned_from_rewards_is_tried_before_the_first_stage(
+    more: dict[str, Any], wrong: str
+) -> None:
+    tiny = config.read_pipeline("tiny")
+    before = {"data": tiny["data"], "tokenizer": tiny["tokenizer"], "pretrain": tiny["pretrain"]}
+    learn = tiny["rewards"].config | {"base": "pretrain/model"}
+    learn |= more | ({"data": learn["data"] | more["data"]} if "data" in more else {})
+    given = replace(tiny, stages=(*before.items(), ("learn", config.Stage("finetune", learn))))
+    with pytest.raises(UserError, match=wrong):
+        check_all(given)
+
+
+def test_a_file_that_judges_answers_is_an_input(tmp_path: Path) -> None:
+    judge = tmp_path / "mine.py"
+    judge.write_text("def judge(text, row): return 1.0\n")
+    assert judge in config.own_paths({"data": {"task": f"{judge}:judge"}})
+
+
+def test_a_speed_is_that_of_the_models_whole_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of another kind of attention or another MLP of the same width and depth."""
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    measured = iter([1e9, 2e9])
+    monkeypatch.setattr(budget, "_speed", lambda run, threads: next(measured))
+    tiny = config.read_pipeline("tiny")
+    model = tiny["pretrain"].config["model"]
+    wide = model | {"blocks": [model["blocks"][0] | {"mlp": {"hidden": 4096}}]}
+    runs = [budget.pretraining(tiny, "pretrain", one) for one in (model, wide, model)]
+    assert [budget.measured_speed(one, 1) for one in runs] == [1e9, 2e9, 1e9]
 
 
 def test_the_law_shapes_only_models_of_equal_blocks_and_every_stage_has_a_share() -> None:

@@ -27,6 +27,7 @@ import yaml
 from cutaway import store
 from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
+from cutaway.model.config_dict import to_dict
 from cutaway.pipeline import run as running
 from cutaway.pipeline.config import Pipeline
 from cutaway.pipeline.folder import Folder
@@ -243,7 +244,7 @@ def measured_speed(run: TrainingConfig, threads: int) -> float:
     """Operations a second of training steps of this run's shape here; measured once a day and shape."""
     path = store.home() / SPEEDS
     shape = [platform.node(), platform.processor(), threads, run.precision, run.micro_batch_size]
-    shape += [run.model.width, len(run.model.blocks), run.model.context, run.model.vocab]
+    shape += [to_dict(run.model)]
     key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:24]
     known = parsed(path) if path.is_file() else {}
     found = known.get(key)

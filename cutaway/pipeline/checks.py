@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.pipeline import budget
 from cutaway.pipeline.config import Pipeline
@@ -38,8 +38,10 @@ def _finetuning(pipeline: Pipeline, name: str) -> None:
     objective = found.get("objective")
     kind = objective.get("kind") if isinstance(objective, dict) else "next_token"
     known = methods.learned()
-    if kind not in known:
-        raise UserError(f"config.objective.kind: there is no {kind!r}; known: {', '.join(sorted(known))}")
+    if not isinstance(kind, str) or kind not in known:
+        raise UserError(
+            f"config.objective.kind: there is no {quoted(kind)}; known: {', '.join(sorted(known))}"
+        )
     found["model"] = _model(pipeline, name, str(found.get("base", methods.BASE)))
     from_dict(found, RewardsConfig if known[kind].source == "task" else FinetuningConfig)
 
@@ -48,13 +50,13 @@ def _model(pipeline: Pipeline, name: str, base: str) -> dict[str, Any]:
     """The model that a base is or will be: of an earlier stage, of what that began with, or one there is."""
     from cutaway.train import methods
 
-    while base in pipeline.names[: pipeline.names.index(name)]:
-        name, stage = base, pipeline[base]
+    while (own := base.partition("/")[0]) in pipeline.names[: pipeline.names.index(name)]:
+        name, stage = own, pipeline[own]
         if stage.verb == "pretrain":
-            return to_dict(budget.pretraining(pipeline, base, stage.config["model"]).model)
+            return to_dict(budget.pretraining(pipeline, own, stage.config["model"]).model)
         if stage.verb != "finetune":
-            raise UserError(f"config.base: {base}: the stage {base} makes no model that is trained further")
+            raise UserError(f"config.base: {base}: the stage {own} makes no model that is trained further")
         base = str(stage.config.get("base", methods.BASE))
-    if base in pipeline.names:
+    if own in pipeline.names:
         raise UserError(f"config.base: {base}: this stage comes later, or is the same: put it before")
     return to_dict(methods.base({"base": base}).config)

@@ -174,6 +174,7 @@ def own_paths(value: Any) -> set[Path]:
     texts = set(_texts(value))
     found = {Path(text) for text in texts if os.path.isabs(text)}
     found |= {Path(path.strip()) for text in texts for path in WHOLE.findall(text)}
+    found |= {Path(str(path).rpartition(":")[0]) for path in found if ":" in path.name}  # FILE.py:FUNCTION
     return {path for path in found if path != path.parent}  # no whole disk: "/" is no input, but a character
 
 

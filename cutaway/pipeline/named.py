@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cutaway.data import rows
+from cutaway.data import rows, run_tokenizer, tasks
 from cutaway.data.programs import registry
 from cutaway.data.sources import HUB
 from cutaway.errors import UserError, quoted
@@ -24,6 +24,7 @@ WRITTEN = (  # by a stage of data
     *("text", "tokenizer.txt", "chat_template.jinja", "mix.jsonl", "sft.jsonl", "pairs.jsonl"),
     *("held-out", "sheet.json"),
 )
+TRIED = 8  # questions of a task that is learned
 PATHS = ("text", "file", "labels")  # kinds of tasks whose name is a path
 MODELLESS = ("data", "tokenizer train", "eval", "attack", "audit")  # verbs that leave no model
 
@@ -54,9 +55,12 @@ class _Stage:
             for place in [data, *data.get("sources", ())]:
                 if isinstance(place, dict) and isinstance(place.get("path"), str):
                     self._path("config.data: path", place["path"])
-            _programs("config.data.task", data.get("task"))
+            self._learned(data)
             tokenizer = data.get("tokenizer")
-            if isinstance(tokenizer, str) and tokenizer != "bytes" and not tokenizer.startswith("bpe:"):
+            if isinstance(tokenizer, str) and tokenizer.startswith("bpe:"):
+                if run_tokenizer.size_of(tokenizer) is None:
+                    raise UserError(f"config.data.tokenizer: {tokenizer}: write its size, as bpe:4096")
+            elif isinstance(tokenizer, str) and tokenizer != "bytes":
                 self._model("config.data.tokenizer", tokenizer, "tokenizer")
         if VERBS[self.verb].trains:
             if isinstance(base := self.config.get("base"), str):
@@ -68,13 +72,26 @@ class _Stage:
         for key in FILES:
             for each in _texts(self.config.get(key)):
                 self._path(f"config.{key}", each)
-        tasks = list(_names(self.config.get("tasks")))
-        if self.verb == "eval" and not tasks and not self.config.get("harness"):
+        asked = list(_names(self.config.get("tasks")))
+        if self.verb == "eval" and not asked and not self.config.get("harness"):
             raise UserError(f"config.tasks: is missing: name tasks, as {task_registry.known()}")
-        for task in tasks:
+        for task in asked:
             self._task(task)
         if self.verb == "attack":
             probe_runner.check_probes(list(_names(self.config.get("probe"))))
+
+    def _learned(self, data: dict[str, Any]) -> None:
+        """What a stage that learns from rewards is asked: a task, or what judges the answers to a file's."""
+        task = data.get("task")
+        if not isinstance(task, str):
+            return
+        kind, _, own = task.rpartition(":")
+        if kind.endswith(".py"):
+            self._path("config.data.task", kind)
+        elif kind == "reward_model":
+            self._model("config.data.task", own)
+        else:
+            tasks.load(task, TRIED, TRIED, options=data.get("options"), path=data.get("path"))
 
     def _data(self) -> None:
         for text in self.config.get("texts", ()):
@@ -98,7 +115,7 @@ class _Stage:
     def _path(self, key: str, path: str) -> None:
         """A file or folder: an earlier stage's, or one that there is."""
         stage, _, rest = path.removesuffix("/").partition("/")
-        if path.startswith(HUB):
+        if path.startswith(HUB) and path != HUB:
             return
         if Path(path).is_absolute():
             if not Path(path).exists():
