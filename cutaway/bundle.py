@@ -21,7 +21,7 @@ from cutaway import store
 from cutaway.agent import built_in_tools
 from cutaway.embedding import passages, search
 from cutaway.errors import UserError, quoted
-from cutaway.extras import install
+from cutaway.extras import library
 from cutaway.store.files import OTHER_HOME, atomic_file, atomic_folder, digest, disk_errors
 from cutaway.weights import adapters, peft_names
 
@@ -200,7 +200,7 @@ def sign(file: Path, private_key: Path, force: bool = False) -> Path:
     signature = file.with_name(file.name + SIGNATURE)
     if signature.exists() and not force:
         raise UserError(f"{signature}: already exists: give --force to replace it")
-    signing, _ = _library()
+    signing = library("a signature", "model_signing.signing")
     try:
         signing.Config().use_elliptic_key_signer(private_key=private_key).sign(file, signature)
     except (ValueError, TypeError, OSError) as error:
@@ -213,7 +213,7 @@ def verify(file: Path, public_key: Path) -> None:
     signature = file.with_name(file.name + SIGNATURE)
     if not signature.is_file():
         raise UserError(f"{file} is not signed: {signature} is missing")
-    _, verifying = _library()
+    verifying = library("a signature", "model_signing.verifying")
     try:
         verifying.Config().use_elliptic_key_verifier(public_key=public_key).verify(file, signature)
     except Exception as error:  # the library raises errors of its own and of its parsers
@@ -221,14 +221,6 @@ def verify(file: Path, public_key: Path) -> None:
         if "Hash mismatch" in why:
             why = "the file is not the one that was signed"
         raise UserError(f"{file}: the signature does not hold: {why}") from None
-
-
-def _library() -> Any:
-    try:
-        from model_signing import signing, verifying
-    except ImportError:
-        raise UserError(f"signatures need model-signing: {install('serve')}") from None
-    return signing, verifying
 
 
 def _model_files(model: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Libraries that only some installations have: each comes with an extra of pyproject.toml.
 
 need("pretraining", "torch")  # UserError: pretraining needs PyTorch, ...: pip install 'cutaway[train]'
+library("UMAP", "umap")       # the module umap, or the same UserError
 install("train")              # pip install 'cutaway[train]', or what uv, pipx or a clone has instead
 """
 
@@ -10,6 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -20,7 +22,20 @@ EXTRAS = {  # a library: what people call it, and the extra that brings it
     "llguidance": ("llguidance", "agent"),
     "jsonschema": ("jsonschema", "agent"),
     "docstring_parser": ("docstring-parser", "agent"),
+    "pydantic": ("pydantic", "agent"),
+    "mcp": ("the package mcp", "agent"),
     "cryptography": ("cryptography", "serve"),
+    "model_signing": ("model-signing", "serve"),
+    "datasets": ("Hugging Face datasets", "train"),
+    "datasketch": ("datasketch", "train"),
+    "pyarrow": ("pyarrow", "train"),
+    "pandas": ("pandas", "research"),
+    "sklearn": ("scikit-learn", "research"),
+    "usearch": ("usearch", "research"),
+    "xarray": ("xarray", "research"),
+    "reasoning_gym": ("reasoning-gym", "eval"),
+    "ray": ("Ray", "ray"),
+    "umap": ("umap-learn", "umap"),
 }
 
 
@@ -29,6 +44,14 @@ def need(what: str, *libraries: str) -> None:
     for library in libraries:
         if not installed(library):
             raise UserError(sentence(what, library))
+
+
+def library(what: str, module: str) -> Any:
+    """A module of a library, imported; UserError, as `need` raises it, where the library is absent."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(sentence(what, module.partition(".")[0])) from None
 
 
 def installed(library: str) -> bool:

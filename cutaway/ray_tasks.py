@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import install
+from cutaway.extras import library
 
 RETRIES = 3  # of a task whose worker died
 AHEAD = 1000  # tasks that the cluster is given before the first of them has ended
@@ -32,10 +32,7 @@ def each(
     Raises UserError without Ray, what a task raises of this package's errors, and OperationalError where
     workers died more often than tasks are tried.
     """
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(f"{what} on Ray needs it: {install('ray')}") from None
+    ray = library(f"{what} on several machines", "ray")
     task = ray.remote(num_cpus=processors, max_retries=RETRIES)(_with_threads)
     waiting: deque[Any] = deque()
     try:

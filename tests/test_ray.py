@@ -104,7 +104,7 @@ def test_results_come_in_order_and_problems_as_sentences(
     with pytest.raises(OperationalError, match=r"squaring on Ray: .*The worker died unexpectedly\.$"):
         list(ray_tasks.each("squaring", worked, [(8,)]))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"squaring on Ray needs it: .*ray"):
+    with pytest.raises(UserError, match=r"squaring on several machines needs Ray, which is not .*ray"):
         list(ray_tasks.each("squaring", worked, [(1,)]))
 
 

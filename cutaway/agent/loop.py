@@ -13,7 +13,7 @@ from cutaway.agent import built_in_tools
 from cutaway.agent.tool import Tool, ToolError, distinct
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import install
+from cutaway.extras import need
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Generation
 from cutaway.generate.bounded import BoundedConstraint
@@ -130,12 +130,7 @@ class Agent:
     def _held(self) -> tuple[Any, Any]:
         """The grammar of calls by their schemas, and the checks after it. UserError without llguidance."""
         tokenizer = self.lm.tokenizer
-        try:
-            import jsonschema
-            import llguidance
-        except ImportError as error:
-            raise UserError(f"tools need {error.name}: {install('agent')}") from None
-        del jsonschema, llguidance
+        need("a model that calls tools", "jsonschema", "llguidance")
         for name, schema in self._schemas.items():
             try:
                 constrain.schema_error(dict(schema), "{}")

@@ -26,7 +26,7 @@ from typing import Any
 from cutaway import store
 from cutaway.agent.tool import NAME, Tool, ToolError
 from cutaway.errors import OperationalError, UserError, escaped, quoted
-from cutaway.extras import install
+from cutaway.extras import need
 from cutaway.store.files import write_file
 from cutaway.store.reading import parsed
 
@@ -159,11 +159,7 @@ def connect(address: str, *, seconds: float = 60.0) -> Server:
     ``seconds`` bounds each call. Raises OperationalError where it cannot be reached, UserError without the
     `mcp` package.
     """
-    try:
-        import mcp
-    except ImportError:
-        raise UserError(f"MCP servers need the mcp package: {install('agent')}") from None
-    del mcp
+    need("an MCP server", "mcp")
     if not address.strip():
         raise UserError("an MCP server is a command line or an address such as http://127.0.0.1:8000/mcp")
     return Server(address, seconds=seconds)

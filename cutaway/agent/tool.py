@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutaway.errors import UserError, quoted
-from cutaway.extras import install
+from cutaway.extras import need
 from cutaway.generate import json_schema
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -52,12 +52,11 @@ class Tool:
 
 def from_function(function: Callable[..., Any]) -> Tool:
     """A tool of a function, which may be async. UserError where its hints give no schema."""
-    try:
-        from docstring_parser import parse
-        from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
-        from pydantic.errors import PydanticUserError
-    except ImportError:
-        raise UserError(f"tools need pydantic: {install('agent')}") from None
+    need("a tool of a function", "docstring_parser", "pydantic")
+    from docstring_parser import parse
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
+    from pydantic.errors import PydanticUserError
+
     adapter: Any = TypeAdapter
     name = getattr(function, "__name__", "")
     if NAME.fullmatch(name) is None:

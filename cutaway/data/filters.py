@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 from cutaway.bounds import Bounded, Fraction, Inner, Natural, Positive
-from cutaway.errors import UserError
-from cutaway.extras import install
+from cutaway.extras import library
 
 SHINGLE = 5  # words that make one element of the set that MinHash compares
 PERMUTATIONS = 128
@@ -111,12 +110,9 @@ class _Near:
     """What was seen, as MinHash signatures under locality-sensitive hashing."""
 
     def __init__(self, threshold: float) -> None:
-        try:
-            from datasketch import MinHash, MinHashLSH
-        except ImportError:
-            raise UserError(f"near-duplicates need a library: {install('train')}") from None
-        self.sketch = MinHash
-        self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+        datasketch = library("finding near-duplicates", "datasketch")
+        self.sketch = datasketch.MinHash
+        self.index = datasketch.MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
         self.count = 0
 
     def seen(self, text: str) -> bool:

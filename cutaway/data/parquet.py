@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.extras import install
+from cutaway.extras import library
 
 BATCH = 1024  # rows that are in memory as Python objects
 
@@ -32,10 +31,7 @@ def rows(path: Path, only: Sequence[str] | None = None) -> Iterator[dict[str, An
 
 
 def _opened(path: Path) -> Any:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError(f"parquet files need a library: {install('train')}") from None
+    parquet = library("reading a parquet file", "pyarrow.parquet")
     with _one_sentence(path):
         file = parquet.ParquetFile(path)
         file.schema_arrow.names  # noqa: B018  made when it is asked for, of the file's own description
@@ -47,7 +43,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
     """UserError for what pyarrow raises of a damaged file: its own errors, OSError for a header, and from
     values that Python has no objects for (dates, decimals, texts that are not UTF-8) every kind there is.
     """
-    errors = importlib.import_module("pyarrow").ArrowException
+    errors = library("reading a parquet file", "pyarrow").ArrowException
     try:
         yield
     except (errors, OSError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError) as error:

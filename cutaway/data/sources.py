@@ -7,7 +7,6 @@ stopped can be done again and skip what it has already written.
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 from cutaway.bounds import Bounded, Positive
 from cutaway.data import parquet
 from cutaway.errors import OperationalError, UserError, escaped, quoted
-from cutaway.extras import install
+from cutaway.extras import library
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
 PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
@@ -59,7 +58,8 @@ def documents(source: Source) -> Iterator[str | None]:
     check_exists(source)
     path = Path(source.path).expanduser()
     if path.is_dir() and (path / "dataset_info.json").is_file():
-        yield from _column(_saved(path), source, str(path))
+        saved = library("a data set of Hugging Face", "datasets").load_from_disk(str(path))
+        yield from _column(iter(saved), source, str(path))
         return
     found = files(path, source.suffixes) if path.is_dir() else [path]
     if not found:
@@ -164,20 +164,9 @@ def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
 
 
 def _streamed(name: str, source: Source) -> Iterator[Any]:
-    datasets = _library("datasets", "Hugging Face datasets")
+    datasets = library("a data set of Hugging Face", "datasets")
     try:
         found = datasets.load_dataset(name, source.subset, split=source.split, streaming=True)
     except Exception as error:  # the library raises of every kind
         raise OperationalError(f"the dataset {name} could not be opened: {error}") from error
     return iter(found)
-
-
-def _saved(folder: Path) -> Iterator[Any]:
-    return iter(_library("datasets", "Hugging Face datasets").load_from_disk(str(folder)))
-
-
-def _library(name: str, what: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"{what} need a library: {install('train')}") from None

@@ -29,7 +29,7 @@ from cutaway.data.programs import registry
 from cutaway.data.programs.item import reward
 from cutaway.data.rows import rows
 from cutaway.errors import OperationalError, UserError, escaped, quoted
-from cutaway.extras import install
+from cutaway.extras import library
 
 RIGHT = 0.99
 HELD_OUT = 1 << 40  # the seed of the first held-out item, above those of every run's training items
@@ -169,14 +169,11 @@ def _programs(names: str, train: int, test: int, seed: int) -> RewardTask:
 
 
 def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping[str, Any]) -> RewardTask:
-    try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-    except ImportError:
-        raise UserError(f"reasoning-gym is not installed: {install('eval')}") from None
-    if name not in DATASETS:
+    reasoning_gym = library("such a task", "reasoning_gym")
+    known = library("such a task", "reasoning_gym.factory").DATASETS
+    if name not in known:
         raise UserError(
-            f"reasoning_gym:{name}: reasoning-gym has no such task; known: {', '.join(sorted(DATASETS))}"
+            f"reasoning_gym:{name}: reasoning-gym has no such task; known: {', '.join(sorted(known))}"
         )
 
     def drawn(first: int, size: int) -> Any:

@@ -6,13 +6,11 @@ Every row is compared, in blocks, so that the answer is exact and memory small. 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.errors import UserError
-from cutaway.extras import install
+from cutaway.extras import library
 
 if TYPE_CHECKING:
     from cutaway.shapes import Float, Int
@@ -93,7 +91,8 @@ class Index:
     """An approximate index over a table's rows by cosine: fast where all rows are too many."""
 
     def __init__(self, table: Float[np.ndarray, "v d"]) -> None:
-        self._index: Any = _usearch().Index(ndim=table.shape[1], metric="cos", dtype="f32")
+        usearch = library("an approximate index", "usearch.index")
+        self._index: Any = usearch.Index(ndim=table.shape[1], metric="cos", dtype="f32")
         for first in range(0, len(table), ROWS):
             part = unit(table[first : first + ROWS])
             # By one thread: with several, usearch 2.26 now and then leaves a row that no search finds.
@@ -107,10 +106,3 @@ class Index:
         shape = (len(queries), -1)
         keys, distances = np.asarray(found.keys).reshape(shape), np.asarray(found.distances).reshape(shape)
         return keys.astype(np.int64), (1 - distances).astype(np.float32)
-
-
-def _usearch() -> Any:
-    try:
-        return importlib.import_module("usearch.index")
-    except ImportError:
-        raise UserError(f"an approximate index needs usearch: {install('research')}") from None

@@ -5,13 +5,12 @@ Components keep what distances they can (``kept``: how much); UMAP keeps neighbo
 
 from __future__ import annotations
 
-import importlib
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.extras import install
+from cutaway.extras import library
 from cutaway.shapes import Float
 
 Method = Literal["pca", "umap"]
@@ -51,9 +50,5 @@ def _components(table: np.ndarray) -> Plane:
 
 
 def _umap(table: np.ndarray, seed: int) -> Plane:
-    try:
-        umap = importlib.import_module("umap")
-    except ImportError:
-        raise UserError(f"UMAP needs umap-learn: {install('umap')}, or use --method pca") from None
-    made = umap.UMAP(n_components=2, metric="cosine", random_state=seed)
+    made = library("--method umap", "umap").UMAP(n_components=2, metric="cosine", random_state=seed)
     return Plane(np.asarray(made.fit_transform(table), np.float32), float("nan"))

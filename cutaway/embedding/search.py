@@ -11,7 +11,6 @@ kept beside the database and made anew when they change.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,7 @@ import numpy as np
 from cutaway import store
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import install
+from cutaway.extras import library
 from cutaway.store.files import Bytes, Progress, silent, write_file
 
 Embed = Callable[[list[str]], np.ndarray]
@@ -215,10 +214,7 @@ class Index:
 
     def _graph(self, ids: np.ndarray, table: np.ndarray) -> Any:
         """usearch's index of these vectors: the one that is kept, if it is of these, else a new one."""
-        try:
-            usearch: Any = importlib.import_module("usearch.index")
-        except ImportError:
-            raise UserError(f"{len(ids):,} passages need usearch: {install('research')}") from None
+        usearch = library(f"an index of {len(ids):,} passages", "usearch.index")
         stamp = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
         kept = self.home / f"vectors-{stamp}.usearch"
         graph = usearch.Index(ndim=table.shape[1], metric="cos", dtype="f32")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cutaway.errors import UserError, quoted
+from cutaway.extras import library
 from cutaway.inspect.instrumented import BY_HEAD
-from cutaway.inspect.optional import library
 from cutaway.model.config_dict import from_dict
 from cutaway.quantization import formats
 from cutaway.store import files
@@ -94,7 +94,7 @@ def _value(path: str | Path, facts: Facts, name: str, packed: Any) -> np.ndarray
 
 def to_pandas(trace: TraceValues, name: str) -> Any:
     """An activation as a pandas table: a row a token (and head), a column an index of the last axis."""
-    pandas = library("pandas")
+    pandas = library("a table", "pandas")
     value, axes = trace[name], _axes(trace, name)
     labels = [
         trace.tokens if axis == "token" else range(n) for axis, n in zip(axes, value.shape, strict=True)
@@ -108,7 +108,7 @@ def to_pandas(trace: TraceValues, name: str) -> Any:
 
 def to_xarray(trace: TraceValues) -> Any:
     """The activations as an xarray dataset, whose axes are named and whose tokens have their text."""
-    xarray, sizes, arrays = library("xarray"), {"token": len(trace.ids)}, {}
+    xarray, sizes, arrays = library("a labelled data set", "xarray"), {"token": len(trace.ids)}, {}
     for name, value in trace.items():
         axes = []
         for axis, n in zip(_axes(trace, name), value.shape, strict=True):

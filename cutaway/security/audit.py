@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError, escaped, quoted
-from cutaway.extras import install
+from cutaway.extras import need
 from cutaway.quantization import formats
 from cutaway.store import reading
 from cutaway.store.files import digest, read_errors
@@ -84,7 +84,7 @@ def audit(path: Path, trusted: Path | None = None, public_key: Path | None = Non
             theirs: dict[str, str] = {}
             list(_templates(trusted, other, theirs))
             found += _each("trusted copy", _compared, model, named, other, theirs)
-    return _sorted(found)
+    return sorted(found, key=lambda issue: ORDER.index(issue.severity))
 
 
 def _opened(path: Path, opened: list[Checkpoint | Description]) -> Iterator[Issue]:
@@ -141,10 +141,6 @@ def _each(
         yield Issue("high", where, f"it makes a check of it fail, which no sound file does ({why})", kind)
 
 
-def _sorted(found: list[Issue]) -> list[Issue]:
-    return sorted(found, key=lambda issue: ORDER.index(issue.severity))
-
-
 # ---- files -------------------------------------------------------------------------------------------------
 
 
@@ -188,11 +184,9 @@ def _pickled(file: Path) -> str | None:
 
 def _check_key(public_key: Path) -> None:
     """UserError for a file that holds no public key, and where the library that verifies is not installed."""
-    try:
-        import model_signing  # noqa: F401
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    except ImportError:
-        raise UserError(f"signatures need model-signing: {install('serve')}") from None
+    need("a signature", "model_signing", "cryptography")
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     with read_errors(public_key):
         data = public_key.read_bytes()
     try:

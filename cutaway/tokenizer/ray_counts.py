@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import install
+from cutaway.extras import library
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 TOGETHER = 8  # counts that one task merges
@@ -29,10 +29,7 @@ def of(
 
     Raises UserError without Ray, and what counting raises.
     """
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(f"counting on Ray needs it: {install('ray')}") from None
+    ray = library("counting on several machines", "ray")
     paths = [str(Path(file).resolve()) for file in files]
     special = tuple(special)
     WordCounts(pattern, special, limit)  # refused here rather than by a worker
