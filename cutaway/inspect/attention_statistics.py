@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import has_pattern
+from cutaway.inspect.inputs import check_patterns
 from cutaway.inspect.result import Result, student
 from cutaway.inspect.subject import subject_of
 from cutaway.store.files import Progress, silent
@@ -29,9 +29,7 @@ def attention_statistics(lm: Any, texts: Sequence[Any], progress: Progress = sil
     one (NaN where no text has). "entropy" in bits, of 0 for one key; "distance" in tokens, the weighted mean.
     """
     subject = subject_of(lm)
-    for i, block in enumerate(subject.config.blocks):
-        if not has_pattern(block.attention):
-            raise UserError(f"layer {i} is recurrent: it has no attention weights")
+    check_patterns(subject.config)
     every = [subject.encode(text) for text in texts]
     if not every or min(map(len, every)) < LEAST:
         raise UserError(f"attention statistics are of one text or more, of {LEAST} tokens or more each")

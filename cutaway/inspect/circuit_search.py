@@ -27,7 +27,7 @@ from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_pattern
 from cutaway.inspect.pairs import Answers, Pairs, pairs
 from cutaway.inspect.patching import Study, activation
-from cutaway.inspect.result import Result, student
+from cutaway.inspect.result import Result, margin
 from cutaway.inspect.subject import Metric, Subject, subject_of
 from cutaway.inspect.sweep_cells import Cell, Setting
 from cutaway.store.files import Progress, silent
@@ -114,7 +114,7 @@ def search(
     return Found(
         tuple(own),
         *(float(means[0]), float(means[1])),
-        (_margin(values[0]), _margin(values[1])),
+        (margin(values[0]), margin(values[1])),
         tuple((means[0] - means[2:]).tolist()),
         len(study.every),
     )
@@ -156,7 +156,7 @@ def curves(
             chosen.append({study.every[n] for n in draw.choice(len(study.every), size, replace=False)})
         found = study.kept([*chosen, *(every - one for one in chosen)]).reshape(2, 1 + DRAWS, -1)
         for kind, rows in enumerate((found[0, 0], found[1, 0], found[0, 1:].mean(0), found[1, 1:].mean(0))):
-            values[kind, at], margins[kind, at] = rows.mean(), _margin(rows)
+            values[kind, at], margins[kind, at] = rows.mean(), margin(rows)
     facts = study.found.facts | {"parts": len(study.every), "pairs": len(study.found.each), "draws": DRAWS}
     return Result(values, {"kind": kinds, "parts": sizes}, "circuits by size", facts, margins)
 
@@ -172,10 +172,3 @@ def _parts(subject: Subject) -> tuple[list[Part], dict[Part, str]]:
         if block.mlp is not None:
             sites[i, None] = activation(subject, "mlp", i)
     return list(sites), sites
-
-
-def _margin(values: np.ndarray) -> float:
-    """Half of the 95% interval of a mean; NaN of fewer than three values."""
-    if len(values) < 3:
-        return float("nan")
-    return float(student(len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)

@@ -21,7 +21,7 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.inspect.activations import AGAINST, Activations
 from cutaway.inspect.arrays import largest
-from cutaway.inspect.attribution import unembedded
+from cutaway.inspect.promoted import promoted
 from cutaway.inspect.sae import SAE
 from cutaway.store import files
 from cutaway.store.reading import parsed
@@ -37,7 +37,7 @@ BEFORE, AFTER = 14, 6  # tokens around the one that an example is of
 QUANTILES = (("strongest", 1.0), ("at the 90th percentile", 0.9), ("at the median", 0.5), ("weak", 0.1))
 EACH = 4  # examples of a quantile
 BARS = 24  # of a histogram
-NUMBERS = 8 << 20  # logits, and activations of features, that are computed at a time
+NUMBERS = 8 << 20  # activations of features that are computed at a time
 
 
 @dataclass(frozen=True)
@@ -211,19 +211,11 @@ def effects(lm: Any, made: SAE, features: Sequence[int], count: int = 8) -> list
     directions = made.decoder(made.writes[-1])[list(features)]
     if directions.shape[1] != lm.config.width:
         raise UserError(f"{made.writes[-1]} is no vector of the residual stream: it has no effect on logits")
-    found = []
-    at_once = max(1, NUMBERS // lm.config.vocab)
-    for start in range(0, len(directions), at_once):
-        scores = unembedded(lm.subject.engine, directions[start : start + at_once], len(lm.tokenizer))
-        sides = [
-            (ids, np.take_along_axis(scores, ids, 1))
-            for ids in (largest(scores, count), largest(-scores, count))
-        ]
-        for one in range(len(scores)):
-            found.append(
-                Effects(*(tuple(zip(ids[one].tolist(), of[one].tolist(), strict=True)) for ids, of in sides))
-            )
-    return found
+    sides = promoted(lm.subject.engine, directions, len(lm.tokenizer), count)
+    return [
+        Effects(*(tuple(zip(ids[n].tolist(), scores[n].tolist(), strict=True)) for ids, scores in sides))
+        for n in range(len(directions))
+    ]
 
 
 def labels(folder: Path, made: SAE) -> dict[int, str]:

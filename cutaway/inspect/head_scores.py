@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import has_pattern
+from cutaway.inspect.inputs import check_patterns
 from cutaway.inspect.result import Result
 from cutaway.inspect.subject import Subject, subject_of
 
@@ -71,9 +71,7 @@ def _mean(patterns: np.ndarray, offset: int) -> np.ndarray:
 
 def _patterns(subject: Subject, length: int, texts: int, seed: int) -> list[np.ndarray]:
     """Every layer's attention weights [b h t t] on ``texts`` rows of ``length`` random tokens, each twice."""
-    for i, block in enumerate(subject.config.blocks):
-        if not has_pattern(block.attention):
-            raise UserError(f"layer {i} is recurrent: it has no attention weights")
+    check_patterns(subject.config)
     vocabulary = min(subject.config.vocab, len(subject.tokenizer))
     found = subject.values(repeated(vocabulary, length, texts, seed).tolist(), ["blocks.*.attention.pattern"])
     layers = range(len(subject.config.blocks))

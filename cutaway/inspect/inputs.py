@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GATED = ("gated", "gated_local")
+
+
+def check_patterns(config: Decoder) -> None:
+    """UserError unless every layer has attention weights."""
+    for i, block in enumerate(config.blocks):
+        if not has_pattern(block.attention):
+            raise UserError(f"layer {i} is recurrent: it has no attention weights")
 
 
 def has_pattern(config: Any) -> bool:

@@ -20,7 +20,6 @@ from cutaway.inspect.jacobian_lens import JacobianLens
 from cutaway.store.files import Progress, silent
 
 FIRST = 16  # the first position of a text that is a source and a target
-TOKENS = 128  # of a text
 LEAST = FIRST + 2  # tokens of a text that has a position to measure
 
 

@@ -360,7 +360,7 @@ class _Builder:
         both = promoted(engine, np.stack([columns[one] for one in wanted]), vocabulary, PROMOTED)
         return {
             f"{layer}.{neuron}": [self.mention(ids.tolist()) for ids in ends]
-            for (layer, neuron), *ends in zip(wanted, *both, strict=True)
+            for (layer, neuron), *ends in zip(wanted, *(side.ids for side in both), strict=True)
         }
 
     def next_ids(self) -> list[int]:

@@ -46,7 +46,7 @@ def features(trace: TraceValues, sae: SAE) -> dict[str, Any]:
     best = sae.top(read)
     directions = sae.decoder(sae.writes[-1])[mapped]
     written = len(mapped) and directions.shape[1] == trace.config.width  # into the residual stream
-    ids = promoted(trace.instrumented, directions, trace.vocabulary, PROMOTED)[0] if written else ()
+    ids = promoted(trace.instrumented, directions, trace.vocabulary, PROMOTED)[0].ids if written else ()
     return {
         "activation": sae.name,
         "count": sae.card.features,

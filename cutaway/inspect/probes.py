@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.inspect.edits import Add
-from cutaway.inspect.optional import library
-from cutaway.inspect.result import Result, student
+from cutaway.inspect.result import Result, margin
 from cutaway.inspect.subject import Subject, subject_of
 from cutaway.inspect.trace import trace_texts
 from cutaway.store.files import Progress, silent
@@ -45,7 +45,7 @@ def probe(
     all others and scored on these. ``names`` None: each layer's residual stream. ``chance`` is the commonest
     label's part. Raises UserError for fewer texts of a label than folds.
     """
-    library("sklearn")
+    need("a linear probe", "sklearn")
     kinds, counts = np.unique(np.asarray(labels), return_counts=True)
     if folds < 2:
         raise UserError(f"folds is {folds}: it goes from 2")
@@ -72,7 +72,7 @@ def probe(
                 model = _model().fit(x, train.labels)
                 other = held_out.traces.at(one, p).reshape(len(held_out.labels), -1)
                 right = model.predict(other) == held_out.labels
-            values[i, j], margins[i, j] = right.mean(), _margin(right)
+            values[i, j], margins[i, j] = right.mean(), margin(right)
             if control:
                 controls[i, j] = _held_out(x, np.array([drawn[unit] for unit in units]), folds).mean()
             if len(kinds) == 2 and p == at[-1]:
@@ -157,10 +157,3 @@ def _direction(name: str, x: np.ndarray, labels: np.ndarray) -> Add:
     scaler, regression = _model().fit(x, labels).named_steps.values()
     direction = regression.coef_[0] / scaler.scale_
     return Add(name=name, vector=(direction / np.linalg.norm(direction)).tolist())
-
-
-def _margin(right: np.ndarray) -> float:
-    """Half of the 95% interval of the mean; NaN of fewer than three."""
-    if len(right) < 3:
-        return float("nan")
-    return float(student(len(right) - 1) * right.std(ddof=1) / len(right) ** 0.5)

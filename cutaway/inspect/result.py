@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import library
 from cutaway.page import report
 from cutaway.page.bundle import frame
 from cutaway.page.charts import Heat, Labels
@@ -91,18 +92,14 @@ class Result:
 
     def to_xarray(self) -> Any:
         """The values as an xarray array with labelled axes."""
-        from cutaway.inspect.optional import library
-
         axes = {name: list(map(str, labels)) for name, labels in self.axes.items()}
-        return library("xarray").DataArray(
+        return library("a labelled array", "xarray").DataArray(
             self.values, axes, list(axes), attrs=dict(self.facts), name=self.title
         )
 
     def to_pandas(self) -> Any:
         """The values as a pandas series, indexed by the axes."""
-        from cutaway.inspect.optional import library
-
-        pandas = library("pandas")
+        pandas = library("a table", "pandas")
         index = pandas.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
         return pandas.Series(self.values.ravel(), index, name=self.title)
 
@@ -187,6 +184,13 @@ class Picture:
         """Writes the page to a file, and returns its path."""
         files.write_file(path, self.html)
         return Path(path)
+
+
+def margin(values: np.ndarray) -> float:
+    """Half of the 95% interval of a mean; NaN of fewer than three values."""
+    if len(values) < 3:
+        return float("nan")
+    return float(student(len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
 def student(freedom: int) -> float:

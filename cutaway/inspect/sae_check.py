@@ -24,7 +24,6 @@ from cutaway.inspect.sae import SAE
 from cutaway.inspect.sae_training import LINEAR, linear_map
 from cutaway.store import files
 
-Value = np.ndarray
 ALL, ERRORS = "all at once", "all at once, errors added"
 
 

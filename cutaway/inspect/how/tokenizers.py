@@ -38,13 +38,14 @@ def tokenizers(tokenizer: Any, text: str) -> dict[str, Any]:
     first = Unigram(rounds[0]["scores"], dict.fromkeys(rounds[0]["scores"], 0))
     ids = tokenizer.encode(text)
     pieces = rounds[-1]["scores"]
+    size = len(learned["alphabet"]) + len(learned["merges"])
     cuts = Unigram(pieces, {piece: i for i, piece in enumerate(pieces)})
     return {
         "cuts": [
             _cut("Words", found := regex.findall(baselines.WORD, text), len(set(found)) + 1),
             _cut("Characters", list(text), len(set(text))),
             _cut("Bytes", [f"{byte:02x}" for byte in text.encode()], 256),
-            _cut("BPE, learned here", _replayed(learned, words, text), _size(learned)),
+            _cut("BPE, learned here", _replayed(learned, words, text), size),
             _cut(
                 "Unigram, learned here",
                 [
@@ -129,10 +130,6 @@ def first_symbols(piece: tokens.Merges) -> list[str]:
     made = {left + right for left, right in piece.joined}
     leaves = {symbol for pair in piece.joined for symbol in pair} - made
     return in_bytes if leaves <= set(in_bytes) else list(piece.piece)
-
-
-def _size(learned: Mapping[str, Any]) -> int:
-    return len(learned["alphabet"]) + len(learned["merges"])
 
 
 def _replayed(learned: Mapping[str, Any], words: Mapping[str, int], text: str) -> list[str]:
