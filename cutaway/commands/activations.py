@@ -60,9 +60,7 @@ def activations(
         raise UserError(
             "give texts and names: cutaway activations FILE --names blocks.15.out --output FOLDER"
         )
-    found = [sources.Source(path=text, field=field) for text in texts]
-    for source in found:
-        sources.check_exists(source)
+    found = console.text_sources(texts, field)
     console.use_threads(threads)
     place = str(console.model_path(model).absolute())
     loaded = _loaded(place, engine)

@@ -120,7 +120,8 @@ def bench(
                     progress(f"Measuring {model} on {count} threads", i + 1, len(tests))
                     rows.append(row)
                     if output is not None:
-                        _append(output, row)
+                        with files.disk_errors(output), output.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(_machine() | asdict(row)) + "\n")
     if as_json:
         console.print_json({"machine": _machine(), "rows": [asdict(row) for row in rows]})
         return
@@ -222,11 +223,6 @@ def _machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "version": cutaway.__version__,
     }
-
-
-def _append(path: Path, row: Row) -> None:
-    with files.disk_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_machine() | asdict(row)) + "\n")
 
 
 def _show(screen: Any, rows: list[Row]) -> None:

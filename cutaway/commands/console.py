@@ -222,6 +222,16 @@ def pull(source: str) -> Path:
         return store.pull(source, progress)
 
 
+def text_sources(texts: Iterable[str], field: str) -> list[Source]:
+    """The sources of the texts that a verb was given. UserError for a file or folder that is not there."""
+    from cutaway.data import sources
+
+    found = [sources.Source(path=text, field=field) for text in texts]
+    for source in found:
+        sources.check_exists(source)
+    return found
+
+
 def documents(found: Iterable[Source]) -> Iterator[str]:
     """The texts of sources; files that are not text are passed over, and counted in a note."""
     from cutaway.data import sources

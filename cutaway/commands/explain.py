@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import webbrowser
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,24 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cutaway.commands import explain_features, explain_how, plots
-from cutaway.commands.console import (
-    base_of,
-    doing,
-    on_screen,
-    print_json,
-    use_threads,
-    wrote,
-)
+from cutaway.commands.console import base_of, doing, on_screen, print_json, use_threads
 from cutaway.commands.explain_asked import Asked, load_model
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Json, Open, Svg, Threads, Words
-from cutaway.errors import OperationalError, UserError
-from cutaway.store import files
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.inspect.against import Against
     from cutaway.inspect.explanation import Explanation
     from cutaway.lm import LanguageModel
+
+PAGE = "explain.html"
 
 
 def explain(
@@ -123,7 +115,7 @@ def explain(
     lm = load_model(source)
     ids, page = asked.ids(lm, asked.text), html is not None or open_page
     if how:
-        _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
+        plots.write_page(explain_how.document(lm, ids, asked.text, asked.name), html, PAGE, open_page)
     elif features is not None and not page:
         explain_features.show(lm, ids, features, labels, asked.name, as_json)
     elif parallel:
@@ -140,7 +132,7 @@ def explain(
             if svg is not None:
                 _write_svg(asked, lm, ids, svg)
             elif page:
-                _write_page(asked.document(lm, ids, features), html, open_page)
+                plots.write_page(asked.document(lm, ids, features), html, PAGE, open_page)
             else:
                 _explain(asked, lm, ids, early, as_json)
 
@@ -231,12 +223,3 @@ def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int |
         print_json({"model": name, "machine": asdict(here), "passes": passes})
     else:
         on_screen(lambda console: parallel_text.show(found, here, name, console))
-
-
-def _write_page(document: str, target: Path | None, open_page: bool) -> None:
-    """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
-    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    files.write_file(target, document)
-    wrote(target)
-    if open_page and not webbrowser.open(target.resolve().as_uri()):
-        raise OperationalError(f"no browser could be opened: open {target} yourself")

@@ -158,7 +158,8 @@ def generate(
         pieces = lm.chat_stream([{"role": "user", "content": text}], **options)
     else:
         pieces = lm.stream(text, **options)
-    done = _show(pieces, lm, _style(as_json, logprobs))
+    style: Style = "nothing" if as_json else "text" if logprobs is None else "table"
+    done = _show(pieces, lm, style)
     if as_json:
         print_json(_document(done, lm, model, text, logprobs))
     note_ending(done)
@@ -222,12 +223,6 @@ def statistics(done: Generation) -> str:
     ) + (drafted if times.drafted_tokens else "")
 
 
-def _style(as_json: bool, logprobs: int | None) -> Style:
-    if as_json:
-        return "nothing"
-    return "text" if logprobs is None else "table"
-
-
 def _show(pieces: Iterable[Piece], lm: Any, style: Style) -> Generation:
     """Print pieces as they come and return what the last one brings."""
     done = None
@@ -274,12 +269,7 @@ def _document(done: Generation, lm: Any, model: str, prompt: str, logprobs: int 
     }
     if logprobs is not None:
         document["logprobs"] = [
-            {
-                "id": id,
-                "text": lm.tokenizer.decode([id]),
-                "logprob": logprob,
-                "top": [_alternative(lm, *one) for one in top],
-            }
+            {**_alternative(lm, id, logprob), "top": [_alternative(lm, *one) for one in top]}
             for id, logprob, top in zip(done.ids, done.logprobs, done.top_logprobs, strict=True)
         ]
     return document

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import webbrowser
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from cutaway.commands import plots
 from cutaway.commands.console import doing, note, on_screen, print_json, use_threads, watched, wrote
 from cutaway.commands.explain_asked import load_model
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Html, Json, Model, Open, Threads
-from cutaway.errors import OperationalError, UserError, plural
+from cutaway.errors import UserError, plural
 from cutaway.store import files
 from cutaway.version import __version__
 
@@ -79,7 +78,7 @@ def graph(
     shown = prompt_text(text, file)
     use_threads(threads)
     _check(nodes, edges, least, html, svg, force)
-    from cutaway.inspect.graph import build, exported, page
+    from cutaway.inspect.graph import build, drawn, exported, page
     from cutaway.inspect.sae_folders import with_folders
 
     named = [] if groups is None else exported.read_groups(groups)
@@ -87,15 +86,10 @@ def graph(
     lm = load_model(model)
     with doing("Reading the text"):
         ids = lm.ids(shown)
+    dictionaries = [one for one, _ in found]
     with watched() as progress:
         made = build.attribution_graph(
-            lm,
-            ids,
-            target,
-            features=[one for one, _ in found],
-            neurons=neurons,
-            least=least,
-            progress=progress,
+            lm, ids, target, features=dictionaries, neurons=neurons, least=least, progress=progress
         )
     _note(made)
     made = replace(_labelled(made, found), model=model, groups=named)
@@ -108,9 +102,10 @@ def graph(
             checked = page.check(lm, made, kept, progress)
     document = exported.to_json(kept, nodes, edges, __version__) | ({"checked": checked} if checked else {})
     if svg is not None:
-        _draw(kept, svg, force)
+        files.write_file(svg, drawn.svg(kept), force=force)
+        wrote(svg)
     if html is not None or open_page:
-        _write(page.page(lm, made, kept, checked, document), html, open_page)
+        plots.write_page(page.page(lm, made, kept, checked, document), html, "graph.html", open_page)
     if as_json:
         print_json(document)
     elif html is None and svg is None and not open_page:
@@ -156,23 +151,6 @@ def _note(made: Graph) -> None:
     if likelier := made.facts["likelier"]:
         (target, plain), (spaced, other) = likelier.items()
         note(f"{target!r} has {plain:.2%} and {spaced!r} {other:.0%}: did you mean --target {spaced!r}?")
-
-
-def _draw(kept: Graph, target: Path, force: bool) -> None:
-    """Writes the drawing."""
-    from cutaway.inspect.graph import drawn
-
-    files.write_file(target, drawn.svg(kept), force=force)
-    wrote(target)
-
-
-def _write(document: str, target: Path | None, open_page: bool) -> None:
-    """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
-    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "graph.html"
-    files.write_file(target, document, force=True)
-    wrote(target)
-    if open_page and not webbrowser.open(target.resolve().as_uri()):
-        raise OperationalError(f"no browser could be opened: open {target} yourself")
 
 
 def _show(made: Graph, kept: Graph, promotes: Any, checked: dict[str, Any], console: Console) -> None:

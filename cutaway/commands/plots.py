@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
 from cutaway.commands.console import wrote
 from cutaway.commands.terminal import note
-from cutaway.errors import UserError, plural
+from cutaway.errors import OperationalError, UserError, plural
 from cutaway.page.report import Report
 from cutaway.page.svg import render
 from cutaway.store import files
@@ -32,6 +34,18 @@ def check_alone(svg: Path | None, other: object) -> None:
     """UserError for --svg beside another view of the same text."""
     if svg is not None and other:
         raise UserError("--svg draws one text in one model: leave out other views, --html and --open")
+
+
+def write_page(document: str, target: Path | None, name: str, open_page: bool) -> None:
+    """Write a page, to ``name`` in a temporary folder without a target, and open it if that was asked for.
+
+    OperationalError where no browser can be opened.
+    """
+    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / name
+    files.write_file(target, document)
+    wrote(target)
+    if open_page and not webbrowser.open(target.resolve().as_uri()):
+        raise OperationalError(f"no browser could be opened: open {target} yourself")
 
 
 def write_plots(report: Report, html: Path | None, svg: Path | None, force: bool) -> None:

@@ -59,9 +59,7 @@ def check(
         raise UserError("--limit goes from 1, --context from 2")
     made = load_set(folder)
     dataset = None if data is None else Activations.open(data)
-    found = [sources.Source(path=text, field=field) for text in texts]
-    for source in found:
-        sources.check_exists(source)
+    found = console.text_sources(texts, field)
     console.use_threads(threads)
     from cutaway.inspect import sae_check
 

@@ -99,57 +99,44 @@ def run(
 
     bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
     with bounded_log.log_alone() if operation.log_format == "json" else nullcontext():
-        _run(models, listening, access, loading, several, bounds, operation, config, ready, plain)
+        serve_options.check(listening, access, loading, several, bounds, operation)
+        from cutaway.serve.app import build
+        from cutaway.serve.operations import lifecycle
+        from cutaway.serve.operations.api_keys import KeyRing
+        from cutaway.serve.operations.tracing import Tracing
+        from cutaway.serve.response_store import ResponseStore
 
-
-def _run(
-    models: tuple[str, ...],
-    listening: Listening,
-    access: Access,
-    loading: Loading,
-    several: Several,
-    bounds: Bounds,
-    operation: Operation,
-    config: Path | None,
-    ready: Callable[[str], None] | None,
-    plain: bool,
-) -> None:
-    serve_options.check(listening, access, loading, several, bounds, operation)
-    from cutaway.serve.app import build
-    from cutaway.serve.operations import lifecycle
-    from cutaway.serve.operations.api_keys import KeyRing
-    from cutaway.serve.operations.tracing import Tracing
-    from cutaway.serve.response_store import ResponseStore
-
-    given = access.api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
-    keys = KeyRing(given, access.api_key_file)
-    _check_access(listening, bool(keys), access.unsafe_no_key)
-    limits = _limits(bounds, operation)
-    tracing = Tracing(operation.otlp_endpoint) if operation.otlp_endpoint else None
-    lifecycle.hold_signals()
-    at = (listening.host, listening.port, listening.uds, listening.reuse_port)
-    with lifecycle.bound(*at) as socket:  # a port that is taken is an error before a model is loaded
-        use_threads(loading.threads)
-        store = ResponseStore(bounds.store, bounds.store_seconds)
-        store.load_usage(keys)
-        shared = (operation.log_prompts, bounds.lenient, store, plain)
-        loader = Loader(models, loading, several, limits, *shared)
-        served = loader.models()
-        settings = _settings(build(served, _policy(listening, access, keys, limits), tracing), listening)
-        address = _address(listening, socket)
-        if ready is not None:
-            ready(address)
-        elif operation.log_format == "json":
-            log.info("Cutaway %s serves %s on %s", cutaway.__version__, served.default.name, address)
-        else:
-            note(greeting(served.default, address, *_asked_key(access), listening.ssl_certfile))
-        sys.setswitchinterval(HANDOVER)
-        socket.listen(settings.backlog)
-        settings.load()
-        read_again = partial(reload, keys, config, operation, listening, settings.ssl)
-        save = partial(store.save_usage, keys)
-        server = lifecycle.Server(settings, served, operation.stop_delay, read_again, listening.uds, save)
-        server.run(sockets=[socket])
+        given = access.api_key or tuple(
+            key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key
+        )
+        keys = KeyRing(given, access.api_key_file)
+        _check_access(listening, bool(keys), access.unsafe_no_key)
+        limits = _limits(bounds, operation)
+        tracing = Tracing(operation.otlp_endpoint) if operation.otlp_endpoint else None
+        lifecycle.hold_signals()
+        at = (listening.host, listening.port, listening.uds, listening.reuse_port)
+        with lifecycle.bound(*at) as socket:  # a port that is taken is an error before a model is loaded
+            use_threads(loading.threads)
+            store = ResponseStore(bounds.store, bounds.store_seconds)
+            store.load_usage(keys)
+            shared = (operation.log_prompts, bounds.lenient, store, plain)
+            loader = Loader(models, loading, several, limits, *shared)
+            served = loader.models()
+            settings = _settings(build(served, _policy(listening, access, keys, limits), tracing), listening)
+            address = _address(listening, socket)
+            if ready is not None:
+                ready(address)
+            elif operation.log_format == "json":
+                log.info("Cutaway %s serves %s on %s", cutaway.__version__, served.default.name, address)
+            else:
+                note(greeting(served.default, address, *_asked_key(access), listening.ssl_certfile))
+            sys.setswitchinterval(HANDOVER)
+            socket.listen(settings.backlog)
+            settings.load()
+            read_again = partial(reload, keys, config, operation, listening, settings.ssl)
+            save = partial(store.save_usage, keys)
+            server = lifecycle.Server(settings, served, operation.stop_delay, read_again, listening.uds, save)
+            server.run(sockets=[socket])
 
 
 def _limits(bounds: Bounds, operation: Operation) -> Any:

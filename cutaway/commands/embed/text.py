@@ -55,7 +55,8 @@ def text(
         progress.begin("Loading the weights")
         vectors = reader.embed(every, pooling, truncate=truncate, progress=progress)
     if output is not None:
-        _write(output, vectors, force)
+        with files.atomic_file(output, force=force) as out:
+            np.save(out, vectors)
     if as_json:
         rows = [{"text": one, "vector": row.tolist()} for one, row in zip(every, vectors, strict=True)]
         console.print_json({"model": model, "size": vectors.shape[1], "texts": rows})
@@ -63,11 +64,6 @@ def text(
         print(f"{output}: {vectors.shape[0]:,} vectors of {vectors.shape[1]}")
     else:
         print("\n".join(_table(every, vectors)))
-
-
-def _write(output: Path, vectors: np.ndarray, force: bool) -> None:
-    with files.atomic_file(output, force=force) as out:
-        np.save(out, vectors)
 
 
 def _table(texts: list[str], vectors: np.ndarray) -> list[str]:

@@ -11,7 +11,6 @@ from cyclopts import Parameter
 from cutaway import lm
 from cutaway.commands import console
 from cutaway.commands.options import Force, Json, Threads, Words
-from cutaway.data import sources
 from cutaway.errors import UserError, plural
 from cutaway.extras import need
 from cutaway.store import files
@@ -73,9 +72,7 @@ def fit(
         raise UserError("give texts: cutaway lens fit smollm2 --texts FILE")
     if output is not None and output.suffix in (".pt", ".pth"):
         raise UserError(f"{output}: a fit is a .safetensors file: `cutaway lens convert` writes a .pt of it")
-    found = [sources.Source(path=text, field=field) for text in texts]
-    for source in found:
-        sources.check_exists(source)
+    found = console.text_sources(texts, field)
     console.use_threads(threads)
     loaded = lm.load(console.model_path(model))
     from cutaway.inspect import lenses
@@ -91,13 +88,7 @@ def fit(
     state = Fit.resume(target, settings) if begun else Fit.begin(settings, subject.config.width)
     files.check_file(target, force=True)
     with console.watched() as bar:
-
-        def counted(doing: str, done: int, total: int | None) -> None:
-            bar(doing, done, total)
-
-        chosen = pieces(
-            subject.encode, console.documents(found), tokens, count, subject.config.context, counted
-        )
+        chosen = pieces(subject.encode, console.documents(found), tokens, count, subject.config.context, bar)
     if not (some := chosen[part - 1 :: parts]):
         raise UserError(
             f"there are no texts of {max(LEAST, tokens // 2)} tokens or more for shard {shard}: give longer"
