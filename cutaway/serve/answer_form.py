@@ -43,6 +43,7 @@ from cutaway.serve.openai.sampling_schema import (
     ResponseFormat,
     SamplingRequest,
     TextFormat,
+    schema_format,
 )
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.tokenizer import Tokenizer
@@ -322,12 +323,7 @@ def _schema(given: dict[str, Any] | str | None, param: str) -> ResponseFormat | 
         schema = None
     if not isinstance(schema, dict):
         raise APIError(400, f"{param} is no JSON schema, which is an object", param=param)
-    return _json_schema(schema)
-
-
-def _json_schema(schema: dict[str, Any]) -> JsonSchema:
-    spec = {"name": "answer", "schema": schema}
-    return JsonSchema.model_validate({"type": "json_schema", "json_schema": spec})
+    return JsonSchema.model_validate(schema_format(schema))
 
 
 def _choice(given: Sequence[str] | None) -> ResponseFormat | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,7 +27,6 @@ from cutaway.serve.operations.tracing import Tracing
 from cutaway.serve.service import Service
 from cutaway.serve.validation import StrictModel
 
-log = logging.getLogger("cutaway.serve")
 ROUTES = routes.found()
 EXPOSED = ["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "request-id", "retry-after"]  # for web pages
 FIGURES, QUOTAS = ("limit", "remaining", "reset"), ("requests", "tokens")

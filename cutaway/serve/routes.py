@@ -66,6 +66,15 @@ def computed(work: Work[Response]) -> Answerer:
     return _named(answer, work)
 
 
+def cancellable(answer: Answerer) -> Answerer:
+    """The same answer, which is cancelled if its client disconnects first."""
+
+    async def answered(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await while_connected(http, answer(service, body, http))
+
+    return _named(answered, answer)
+
+
 def _named(answer: Any, work: Any) -> Any:
     answer.__name__, answer.__doc__ = work.__name__, work.__doc__
     return answer

@@ -12,9 +12,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from sse_starlette.sse import AppStatus, EventSourceResponse
@@ -90,7 +89,7 @@ class MergedStreams:
         unfinished, client = len(self.streams), self.streams[0].request.client
         seconds = self.service.limits.request_seconds
         left = max(0.0, self.began + seconds - time.perf_counter())
-        late = partial(_put_late, queue, seconds)
+        late = lambda: queue.put_nowait((0, timeout_error(seconds)))  # noqa: E731
         self._timer = asyncio.get_running_loop().call_later(left, late)
         while unfinished:
             i, event = await queue.get()
@@ -136,15 +135,11 @@ class MergedStreams:
         return pieces, [own[-1].generation for own in pieces if own[-1].generation is not None]
 
 
-def _put_late(queue: asyncio.Queue[tuple[int, Piece | Exception]], seconds: float) -> None:
-    queue.put_nowait((0, timeout_error(seconds)))
-
-
 def _judged(_: Service, again: Again, i: int, generation: Generation, sample: int) -> Request | None:
     return again(i, generation, sample)
 
 
-async def while_connected(request: HTTPRequest, work: Coroutine[Any, Any, Response]) -> Response:
+async def while_connected(request: HTTPRequest, work: Awaitable[Response]) -> Response:
     """The work's response; if the client disconnects first, the work is cancelled."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))

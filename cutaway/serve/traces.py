@@ -31,9 +31,8 @@ from cutaway.serve.edits import READ, WHOLE_TOKENS, RequestEdits, check_length, 
 from cutaway.serve.inside.forward import InsideRequest, prompt_ids
 from cutaway.serve.json_body import BodyResponse, json_response
 from cutaway.serve.operations.request_record import caller_of
-from cutaway.serve.routes import Route
+from cutaway.serve.routes import Route, cancellable
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import FailFast, Indices, Positions, Text
 from cutaway.serve.work_pool import spend, stoppable
 from cutaway.weights import safetensors
@@ -58,18 +57,14 @@ BY_LAYER = (*BY_HEAD, "attention.out", "middle", "mlp.hidden", "out")
 WHOLE = ("embed", "logits")
 
 
+@cancellable
 async def trace(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
     """Answer a trace request."""
     service.check_model(body.model)
     _ = service.decoder  # refuses an encoder
-    return await while_connected(http, _answered(service, body, http))
-
-
-async def _answered(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
-    """The response: the engine that answers shows it in the batch, but for what no step writes out."""
     caller = caller_of(http, None)
     asked = await service.run(caller.client, _asked, body)
-    if not asked.in_step:
+    if not asked.in_step:  # a value that no step of the batch writes out
         return await service.run_alone(http, _alone, body, asked)
     hooks = None
     if asked.edits.edits:

@@ -23,9 +23,8 @@ from cutaway.serve.api_error import APIError
 from cutaway.serve.inside.forward import Forward, InsideRequest, Prompt, prepared, run, text_of
 from cutaway.serve.json_body import BodyResponse, json_response
 from cutaway.serve.operations.request_record import client_of
-from cutaway.serve.routes import Route
+from cutaway.serve.routes import Route, cancellable
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import while_connected
 from cutaway.serve.traces import STEP_NUMBERS, absolute_positions
 from cutaway.serve.validation import Indices, Positions
 
@@ -44,12 +43,9 @@ class AttentionRequest(InsideRequest):
     format: Literal["json", "binary"] = "json"
 
 
+@cancellable
 async def attention(service: Service, body: AttentionRequest, http: HTTPRequest) -> Response:
     """Attention weights of heads: the rows of some tokens, or whole maps in few cells."""
-    return await while_connected(http, _answered(service, body, http))
-
-
-async def _answered(service: Service, body: AttentionRequest, http: HTTPRequest) -> Response:
     prompt, client = await prepared(service, body, http, adapters=True), client_of(http)
     maps = await service.run(client, _maps, body, prompt)
     await run(service, http, [Forward(prompt, maps.observation)])

@@ -37,9 +37,8 @@ from cutaway.serve.inside.forward import (
 )
 from cutaway.serve.json_body import json_response
 from cutaway.serve.operations.request_record import client_of
-from cutaway.serve.routes import Route
+from cutaway.serve.routes import Route, cancellable
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import Id
 
 WRITERS, NEURONS, ATTENDED = 12, 3, 3  # parts that are listed, and of each its neurons or positions
@@ -62,12 +61,9 @@ class AttributionRequest(InsideRequest):
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
 
 
+@cancellable
 async def attribution(service: Service, body: AttributionRequest, http: HTTPRequest) -> Response:
     """Why a token: the exact sum of its logit by head and MLP, and a causal check against random parts."""
-    return await while_connected(http, _answered(service, body, http))
-
-
-async def _answered(service: Service, body: AttributionRequest, http: HTTPRequest) -> Response:
     prompt, client = await prepared(service, body, http), client_of(http)
     at = position_of(body.position, len(prompt.ids))
     prompt = Prompt(prompt.ids[: at + 1], prompt.edits)  # what follows changes nothing there

@@ -16,9 +16,8 @@ from cutaway.serve.edits import RequestEdits
 from cutaway.serve.inside.forward import Forward, InsideRequest, prepared, run
 from cutaway.serve.json_body import json_response
 from cutaway.serve.operations.request_record import client_of
-from cutaway.serve.routes import Route
+from cutaway.serve.routes import Route, cancellable
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import while_connected
 from cutaway.serve.traces import absolute_positions
 from cutaway.serve.validation import Positions, Text
 from cutaway.serve.work_pool import check_stopped
@@ -36,12 +35,9 @@ class DivergenceRequest(InsideRequest):
     )
 
 
+@cancellable
 async def divergence(service: Service, body: DivergenceRequest, http: HTTPRequest) -> Response:
     """The KL divergence between next-token distributions without edits and with them, or of two adapters."""
-    return await while_connected(http, _answered(service, body, http))
-
-
-async def _answered(service: Service, body: DivergenceRequest, http: HTTPRequest) -> Response:
     if bool(body.edits) == (body.against is not None):
         text = "Give what changes the model: edits, or against, the name of an adapter or of the model"
         raise APIError(400, text, param="edits", code="missing_parameter")

@@ -20,9 +20,8 @@ from cutaway.inspect.edits import to_json
 from cutaway.serve.api_error import APIError, errors_in
 from cutaway.serve.inside.forward import Forward, InsideRequest, position_of, prepared, run, text_of
 from cutaway.serve.json_body import json_response
-from cutaway.serve.routes import Route, computed
+from cutaway.serve.routes import Route, cancellable, computed
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import Id, StrictModel, Text
 
 
@@ -41,12 +40,9 @@ class FeatureRequest(StrictModel):
     feature: Id
 
 
+@cancellable
 async def features(service: Service, body: FeaturesRequest, http: HTTPRequest) -> Response:
     """The strongest features of a token by each dictionary of the server: labels, activations, densities."""
-    return await while_connected(http, _answered(service, body, http))
-
-
-async def _answered(service: Service, body: FeaturesRequest, http: HTTPRequest) -> Response:
     prompt = await prepared(service, body, http, adapters=True)
     at = position_of(body.position, len(prompt.ids))
     names = dict.fromkeys(name for one in service.dictionaries for name in one.made.reads)
@@ -70,14 +66,13 @@ def _strongest(service: Service, body: FeaturesRequest, at: int, id: int, seen: 
             "writes": card.writes,
             "size": card.features,
             "sink": bool(one.made.sinks_at(row, np.array([at]))[0]),
-            "features": [_listed(one, *each) for each in one.made.top(row, body.top)[0]],
+            "features": [
+                {"feature": feature, "activation": activation, **_known(one, feature)}
+                for feature, activation in one.made.top(row, body.top)[0]
+            ],
         })  # fmt: skip
     token = {"id": id, "text": text_of(service, id)}
     return json_response({"model": service.name, "position": at, "token": token, "dictionaries": found})
-
-
-def _listed(one: Dictionary, feature: int, activation: float) -> dict[str, Any]:
-    return {"feature": feature, "activation": activation, **_known(one, feature)}
 
 
 def _known(one: Dictionary, feature: int) -> dict[str, Any]:

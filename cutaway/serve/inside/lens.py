@@ -28,9 +28,8 @@ from cutaway.serve.inside.forward import (
     text_of,
 )
 from cutaway.serve.json_body import json_response
-from cutaway.serve.routes import Route
+from cutaway.serve.routes import Route, cancellable
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import Id
 
 
@@ -42,12 +41,9 @@ class LensRequest(InsideRequest):
     token: Id | None = Field(None, description="Whose probability is listed too; left out: the likeliest.")
 
 
+@cancellable
 async def lens(service: Service, body: LensRequest, http: HTTPRequest) -> Response:
     """The next token after the embedding and after each block, by every lens that the server has."""
-    return await while_connected(http, _answered(service, body, http))
-
-
-async def _answered(service: Service, body: LensRequest, http: HTTPRequest) -> Response:
     prompt = await prepared(service, body, http)
     at = position_of(body.position, len(prompt.ids))
     seen = Observation(["embed", *of_layers(service, "out")], [at])

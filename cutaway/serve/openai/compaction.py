@@ -18,11 +18,11 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.serve.api_error import APIError
-from cutaway.serve.conversation import Conversation, begin, read_answer
+from cutaway.serve.conversation import Conversation, read_answer
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
 from cutaway.serve.openai.items import items_of, messages_of, named, shown_item
-from cutaway.serve.openai.responses import PARAMS, usage_of
+from cutaway.serve.openai.responses import begin_response, usage_of
 from cutaway.serve.openai.responses_schema import Input
 from cutaway.serve.openai.sampling_schema import IGNORED
 from cutaway.serve.openai.schema import ChatCompletionRequest
@@ -61,11 +61,7 @@ async def compact(service: Service, body: CompactRequest, http: HTTPRequest) -> 
     """OpenAI's compaction: the user's messages as they are, and the model's summary of all."""
     key, client = key_of(http), client_of(http)
     items, asked = await service.run(client, _asked, body, key)
-    try:
-        of = await begin(service, asked, http)
-    except APIError as error:
-        error.param = PARAMS.get(error.param or "", error.param)
-        raise
+    of = await begin_response(service, asked, http)
     return await respond(http, of.streams, Compaction(body, of, key, items), False)
 
 

@@ -43,17 +43,22 @@ async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) 
     """OpenAI's Responses."""
     key, client = key_of(http), client_of(http)
     items, asked = await service.run(client, as_chat, body, key)
-    try:
-        of = await begin(service, asked, http)
-    except APIError as error:
-        error.param = PARAMS.get(error.param or "", error.param)
-        raise
+    of = await begin_response(service, asked, http)
     answer = ResponseAnswer(body, of, key, client, items)
     if body.background and not body.stream:
         begun = await service.run(client, answer.begun)
         record_of(http).background = asyncio.create_task(answer.finished())
         return begun
     return await respond(http, answer.of.streams, answer, body.stream, wire="named")
+
+
+async def begin_response(service: Service, asked: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
+    """Begin the chat that a request means. APIError, under the names of this API's fields."""
+    try:
+        return await begin(service, asked, http)
+    except APIError as error:
+        error.param = PARAMS.get(error.param or "", error.param)
+        raise
 
 
 def as_chat(
