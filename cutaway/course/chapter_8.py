@@ -136,10 +136,6 @@ def _block_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 
 # ---- 8.4 ---------------------------------------------------------------------------------------------------
 
-Sizes = tuple[
-    int, int, int, int, int, int, int, bool
-]  # vocabulary, width, layers, heads, groups, size, neurons, tied
-
 
 def _parameters(
     vocab: int, width: int, layers: int, heads: int, groups: int, size: int, neurons: int, tied: bool

@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from cutaway import native
+from cutaway.bounds import Bound, Bounded, Positive
 from cutaway.embedding import corpus
 from cutaway.embedding.corpus import Vocabulary
 from cutaway.errors import UserError
@@ -34,29 +36,16 @@ POWER = np.float32(0.75)
 
 
 @dataclass(frozen=True)
-class GloveSettings:
+class GloveSettings(Bounded):
     """How to learn: ``most`` is x_max, past which counts weigh alike; ``memory`` is in bytes."""
 
-    dim: int = 100
-    window: int = 10
-    epochs: int = 25
-    learning_rate: float = 0.05
-    most: float = 100.0
+    dim: Annotated[int, Bound(1, 10_000)] = 100
+    window: Annotated[int, Bound(1, 1000)] = 10
+    epochs: Annotated[int, Bound(1, 10_000)] = 25
+    learning_rate: Annotated[float, Bound(0, 1, above=True)] = 0.05
+    most: Positive = 100.0
     seed: int = 1
-    memory: int = 1 << 30
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "dim": (1, 10_000),
-            "window": (1, 1000),
-            "epochs": (1, 10_000),
-            "memory": (1 << 20, 1 << 50),
-        }
-        for name, (least, most) in bounds.items():
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
-        if not 0 < self.learning_rate <= 1 or not self.most > 0:
-            raise UserError(f"rate {self.learning_rate} and x_max {self.most} must be above 0")
+    memory: Annotated[int, Bound(1 << 20, 1 << 50)] = 1 << 30
 
 
 @dataclass

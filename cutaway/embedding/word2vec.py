@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from cutaway import native
+from cutaway.bounds import Bound, Bounded, Count, Fraction
 from cutaway.embedding import corpus, huffman, sampling, subwords
 from cutaway.embedding.corpus import Report, Vocabulary
 from cutaway.embedding.sampling import Random, below
@@ -42,7 +43,7 @@ SENTENCE = 1000  # words kept of a line; a longer one is cut
 
 
 @dataclass(frozen=True)
-class Word2VecSettings:
+class Word2VecSettings(Bounded):
     """How to learn; ``negative`` 0 is hierarchical softmax.
 
     ``sample`` is subsampling's t, 0 for none; the learning rate falls linearly to a ten-thousandth; ``least``
@@ -50,26 +51,21 @@ class Word2VecSettings:
     """
 
     kind: Kind = "skipgram"
-    dim: int = 100
-    window: int = 5
-    negative: int = 5
-    epochs: int = 5
-    sample: float = 1e-3
-    learning_rate: float | None = None
+    dim: Annotated[int, Bound(1, 10_000)] = 100
+    window: Annotated[int, Bound(1, 1000)] = 5
+    negative: Annotated[int, Bound(0, 1000)] = 5
+    epochs: Annotated[int, Bound(1, 10_000)] = 5
+    sample: Fraction = 1e-3
+    learning_rate: Annotated[float, Bound(0, 1, above=True)] | None = None
     seed: int = 1
-    least: int = 3
-    most: int = 6
-    buckets: int = 2_000_000
+    least: Count = 3
+    most: Annotated[int, Bound(1, 100)] = 6
+    buckets: Annotated[int, Bound(1, (1 << 31) - 1)] = 2_000_000
 
     def __post_init__(self) -> None:
-        bounds = {"dim": (1, 10_000), "window": (1, 1000), "negative": (0, 1000), "epochs": (1, 10_000)}
-        for name, (least, most) in bounds.items():
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name} is {getattr(self, name)}; it may be {least} to {most}")
-        if not 0 <= self.sample <= 1 or not 0 < self.start <= 1:
-            raise UserError(f"sample is {self.sample} and rate {self.start}; both must be between 0 and 1")
-        if not 1 <= self.least <= self.most <= 100 or not 1 <= self.buckets < 1 << 31:
-            raise UserError(f"n-grams of {self.least} to {self.most} in {self.buckets} buckets cannot be had")
+        super().__post_init__()
+        if self.least > self.most:
+            raise UserError(f"the shortest n-gram has {self.least} characters, and the longest {self.most}")
 
     @property
     def start(self) -> float:

@@ -168,7 +168,7 @@ def atomic_folder(
             _recover(path)
             check_overwrite(target, force)
             for left in part.iterdir():
-                _remove(left)
+                remove(left)
             try:
                 yield part
             except OperationalError as problem:  # of a file inside: name it by its place in the target
@@ -227,7 +227,7 @@ def _claimed(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     try:
         yield part
     finally:
-        _remove(part)
+        remove(part)
         os.close(handle)
 
 
@@ -266,11 +266,11 @@ def _sweep(folder: Path) -> None:
         for stray in sorted(folder.glob(f".*{PART}")):
             handle = _locked(stray, sure=True)
             if handle is not None:
-                _remove(stray)
+                remove(stray)
                 os.close(handle)
         for old in sorted(folder.glob(f".*{OLD}")):
             if old.with_name(old.name.removeprefix(".").removesuffix(OLD)).exists():
-                _remove(old)
+                remove(old)
 
 
 def _old(target: Path) -> Path:
@@ -292,10 +292,11 @@ def _swap(part: Path, target: Path) -> None:
     except OSError:
         _recover(target)
         raise
-    _remove(_old(target))
+    remove(_old(target))
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as the disk lets it."""
     with suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,9 @@
 """Remove from the caches what interrupted pulls left, and what is made again when it is next needed."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from cutaway.store import hub, models
+from cutaway.store import files, hub, models
 
 # Unpacked files, pages of prompts (serve --prefix-cache default), indexes of texts, compiled tokenizers.
 MADE_AGAIN = ("bundles", "prefixes", "search", "vocabularies")
@@ -22,9 +21,9 @@ def bytes_of(paths: list[Path]) -> int:
     """Bytes of files, and of all files in folders."""
     total = 0
     for path in paths:
-        files = path.rglob("*") if path.is_dir() else (path,)
+        inside = path.rglob("*") if path.is_dir() else (path,)
         with suppress(OSError):  # of what another process removes meanwhile
-            total += sum(file.stat().st_size for file in files if file.is_file())
+            total += sum(file.stat().st_size for file in inside if file.is_file())
     return total
 
 
@@ -33,8 +32,5 @@ def prune() -> int:
     paths = found()
     before = bytes_of(paths)
     for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        files.remove(path)
     return before - bytes_of([path for path in paths if path.exists()])

@@ -71,25 +71,6 @@ def log_probs(
     return _LogProbs.apply(hidden, weight, targets, chunk_size, softcap, temperature)  # type: ignore[return-value]
 
 
-@torch.no_grad()
-def entropies(
-    hidden: Float[Tensor, "n d"],
-    weight: Float[Tensor, "v d"],
-    chunk_size: int,
-    softcap: float | None = None,
-    temperature: float = 1.0,
-) -> Float[Tensor, "n"]:
-    """The entropy in nats of each row's distribution, without a gradient."""
-    found = []
-    for rows in hidden.split(chunk_size):
-        logits = widened(rows @ weight.T)
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        log_p = torch.log_softmax(logits / temperature, -1)
-        found.append(-(log_p.exp() * log_p).sum(-1))
-    return torch.cat(found)
-
-
 def load_balancing(routing: Routing, real: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
     """How unevenly a layer's experts were used by the tokens that are ``real`` and no padding: 1 is even."""
     experts = routing.scores.shape[-1]

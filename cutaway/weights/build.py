@@ -5,7 +5,7 @@ The model is laid out without memory first; then each weight is unpacked and tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.quantization import formats
 from cutaway.weights.checkpoint import Checkpoint
 
-M = TypeVar("M", bound=nn.Module)
+C, M = TypeVar("C"), TypeVar("M", bound=nn.Module)
 ROWS = 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,47 +36,41 @@ def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.
     Packed leaves matrices and tables as small as they are in their file, on the CPU; its logits are those of
     float32.
     """
-    if not isinstance(checkpoint.config, DecoderConfig):
-        raise UserError(f"{checkpoint.source}: is not a decoder, which is wanted here")
-    _check(dtype, device)
-    with on_meta():
-        model = Decoder(checkpoint.config)
-    return _filled(model, checkpoint.tensors, dtype, device)
+    config = _config(checkpoint, DecoderConfig, "a decoder")
+    return _built(Decoder, config, checkpoint.tensors, dtype, device)
 
 
 def encoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Encoder:
     """The checkpoint's encoder, as ``decoder`` gives a decoder."""
-    if not isinstance(checkpoint.config, EncoderConfig):
-        raise UserError(f"{checkpoint.source}: is not an encoder, which is wanted here")
-    _check(dtype, device)
-    with on_meta():
-        model = Encoder(checkpoint.config)
-    return _filled(model, checkpoint.tensors, dtype, device)
+    config = _config(checkpoint, EncoderConfig, "an encoder")
+    return _built(Encoder, config, checkpoint.tensors, dtype, device)
 
 
 def encoder_decoder(
     checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu"
 ) -> TransformerSeq2Seq:
     """The checkpoint's encoder-decoder, as ``decoder`` gives a decoder; not packed."""
-    if not isinstance(checkpoint.config, EncoderDecoderConfig):
-        raise UserError(f"{checkpoint.source}: is not an encoder-decoder, which is wanted here")
+    config = _config(checkpoint, EncoderDecoderConfig, "an encoder-decoder")
     if dtype == "packed":
         raise UserError(f"{checkpoint.source}: an encoder-decoder is not kept packed: load it as float32")
-    _check(dtype, device)
-    with on_meta():
-        model = TransformerSeq2Seq(checkpoint.config)
-    return _filled(model, checkpoint.tensors, dtype, device)
+    return _built(TransformerSeq2Seq, config, checkpoint.tensors, dtype, device)
 
 
-def _check(dtype: str, device: str | torch.device) -> None:
+def _config(checkpoint: Checkpoint, kind: type[C], what: str) -> C:
+    """The checkpoint's config. UserError for one of another kind."""
+    if not isinstance(checkpoint.config, kind):
+        raise UserError(f"{checkpoint.source}: is not {what}, which is wanted here")
+    return checkpoint.config
+
+
+def _built(make: Callable[[C], M], config: C, tensors: Mapping, dtype: str, device: str | torch.device) -> M:
+    """The module of a config, each weight unpacked and in its place."""
     if dtype not in (*DTYPES, "packed"):
         raise UserError(f"a model can be loaded as {', '.join(DTYPES)} or packed, not as {dtype!r}")
     if dtype == "packed" and torch.device(device).type != "cpu":
         raise UserError(f"packed weights are unpacked on the CPU: load as float32 or bfloat16 for {device}")
-
-
-def _filled(model: M, tensors: Mapping, dtype: str, device: str | torch.device) -> M:
-    """Each weight unpacked and in its place."""
+    with on_meta():
+        model = make(config)
     for path, module in list(model.named_modules()):
         if dtype == "packed" and isinstance(module, nn.Linear | nn.Embedding):
             parent, _, name = path.rpartition(".")

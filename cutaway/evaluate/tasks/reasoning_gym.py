@@ -25,7 +25,8 @@ def task(name: str, limit: int | None = None) -> EvaluationTask:
     options = dict(_setting(name, each) for each in settings)
     found = tasks.load(f"reasoning_gym:{own}", TRAINED, limit or COUNT, options=options)
     items = tuple(
-        Exercise(f"{problem.question}\n{ASK}", partial(_score, found, problem)) for problem in found.test
+        Exercise(f"{problem.question}\n{ASK}", partial(found.score, problem=problem))
+        for problem in found.test
     )
     return EvaluationTask(f"reasoning_gym:{name}", "reasoning-gym", items, found.floor(), max_tokens=64)
 
@@ -39,7 +40,3 @@ def _setting(name: str, text: str) -> tuple[str, object]:
         return key, json.loads(value)
     except ValueError:
         return key, value
-
-
-def _score(found: tasks.RewardTask, problem: tasks.Problem, text: str) -> float:
-    return found.score(text, problem)

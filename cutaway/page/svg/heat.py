@@ -9,7 +9,6 @@ from cutaway.page.svg import scales
 from cutaway.page.svg.drawing import Drawing, text_width
 
 LARGEST, WRITTEN = 40.0, 30.0  # pixels of a cell: at most, and from which its number is in it
-CELLS = 16_384  # at most, in a drawing
 
 
 def drawn(spec: Heat, width: int) -> str:

@@ -93,16 +93,19 @@ def _id_of(spec: TokenizerSpec, text: str) -> int | None:
     return spec.vocabulary.get(text) if added is None else added
 
 
-def _with_added(spec: TokenizerSpec, config: Fields) -> TokenizerSpec:
-    """The spec with the tokens that only tokenizer_config.json adds."""
-    known = {token.id for token in spec.added}
-    extra = []
+def listed(config: Fields) -> Iterator[tuple[int, Fields]]:
+    """The ids and entries of tokenizer_config.json's added tokens. UserError for one that is no token."""
     for id, entry in config.get("added_tokens_decoder", dict, {}).items():
         where = f"{config.where}: added_tokens_decoder: {id}"
         if not isinstance(entry, dict) or not id.isdecimal() or len(id) > 9:
             raise UserError(f"{where} is not a token")
-        if int(id) not in known:
-            extra.append(_added(Fields(entry, where), int(id)))
+        yield int(id), Fields(entry, where)
+
+
+def _with_added(spec: TokenizerSpec, config: Fields) -> TokenizerSpec:
+    """The spec with the tokens that only tokenizer_config.json adds."""
+    known = {token.id for token in spec.added}
+    extra = [_added(entry, id) for id, entry in listed(config) if id not in known]
     if not extra:
         return spec
     added = (*spec.added, *extra)

@@ -338,7 +338,8 @@ def write(spec: TokenizerSpec, size: int | None = None) -> dict[str, Any]:
         out[K + "scores"] = np.array([*spec.scores, *[-1000.0] * (count - len(spec.scores))], np.float32)
     ids = {f"{K}{key}_token_id": getattr(spec, field) for field, key in IDS.items()}
     out |= {key: np.uint32(id) for key, id in ids.items() if id is not None}
-    out |= {f"{K}{key}_token_id": np.uint32(id) for key, id in zip(("eot", "eom"), _eot(spec), strict=False)}
+    ends = [id for id in spec.ends() if id != spec.eos and id in spec.eot]
+    out |= {f"{K}{key}_token_id": np.uint32(id) for key, id in zip(("eot", "eom"), ends, strict=False)}
     out |= {K + "add_bos_token": spec.add_bos, K + "add_eos_token": spec.add_eos}
     if spec.chat_template is not None:
         out["tokenizer.chat_template"] = spec.chat_template
@@ -482,7 +483,3 @@ def _kinds(spec: TokenizerSpec, count: int) -> np.ndarray:
     nameless = [id for id, text in enumerate(spec.tokens) if text is None]
     kinds[[*nameless, *spec.unused, *range(len(spec.tokens), count)]] = UNUSED
     return kinds
-
-
-def _eot(spec: TokenizerSpec) -> list[int]:
-    return [id for id in spec.ends() if id != spec.eos and id in spec.eot][:2]

@@ -46,13 +46,7 @@ def _kimi(count: int, config: Fields) -> dict[str, int]:
 
 
 def _listed(config: Fields) -> dict[str, int]:
-    found = {}
-    for id, entry in config.get("added_tokens_decoder", dict, {}).items():
-        where = f"{config.where}: added_tokens_decoder: {id}"
-        if not isinstance(entry, dict) or not id.isdecimal() or len(id) > 9:
-            raise UserError(f"{where} is not a token")
-        found[Fields(entry, where).need("content", str)] = int(id)
-    return found
+    return {entry.need("content", str): id for id, entry in folder.listed(config)}
 
 
 def _cl100k(count: int, config: Fields) -> dict[str, int]:

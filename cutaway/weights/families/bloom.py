@@ -17,7 +17,6 @@ HARMLESS = (
     "n_inner",
 )
 LAYER = "transformer.h.{n}"
-QUERY_KEY_VALUE = f"{LAYER}.self_attention.query_key_value"
 
 
 def norm(known: Settings) -> Norm:

@@ -5,7 +5,6 @@ from cutaway.weights.families import gemma4
 from cutaway.weights.family import Field, Only
 
 ALIASES = ("gemma4_unified_text",)
-ABSENT = ("per_layer", "per_layer_vocab")
 
 FAMILY = gemma4.FAMILY.but(
     "gemma4_unified",

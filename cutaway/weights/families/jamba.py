@@ -107,7 +107,6 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known | mamba.described(block.attention for block in config.blocks if is_mamba(block))
 
 
-FEED = "model.layers.{n}.feed_forward"
 FAMILY = llama.FAMILY.but(
     "jamba",
     "JambaForCausalLM",
