@@ -106,6 +106,7 @@ class Config(Buildable):
         return shapes
 
     def state(self) -> LayerState:
+        """An empty cache: [c ; kr] of each token, float [latent + rope_dim]."""
         from cutaway.attention.state.caches import Full
 
         return Full()

@@ -1,6 +1,8 @@
-"""Lenses by name and by file: the logit lens, a tuned one, a Jacobian one, whichever a reader asks for.
+"""Find a lens by its name or its file: the logit lens, a tuned lens or a Jacobian lens.
 
-A lens that is read from a file has ``translated``, which makes of residual streams what the head is to read.
+A lens shows the next token as if the model ended after a layer: logits = head(norm(T(r))), where r is the
+residual stream there. The logit lens has T(r) = r; a file holds each layer's linear map T, which
+``translated`` applies.
 """
 
 from __future__ import annotations
@@ -24,13 +26,18 @@ OWN = Path(__file__).parent / "fitted"  # lenses of models that Cutaway knows, i
 
 @runtime_checkable
 class Translator(Protocol):
-    """A lens: what the head is to read of each residual stream [t d]."""
+    """A lens with a linear map for each of some layers."""
 
-    def translated(self, residuals: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]: ...
+    def translated(self, residuals: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
+        """What the head reads in place of each residual stream [t d], by name; only of layers that it has."""
+        ...
 
 
 def find(by: Any, lm: Any) -> Translator | None:
-    """The lens that is asked for; None is the logit lens. UserError for one of another model."""
+    """The lens ``by``: "logit" (None is returned), "jacobian", the path of a file, or a lens.
+
+    UserError for a lens of another model, for a model without one, and for anything else.
+    """
     if by == "logit":
         return None
     if not isinstance(by, str | Path):
@@ -41,7 +48,7 @@ def find(by: Any, lm: Any) -> Translator | None:
 
 
 def load(path: Path, lm: Any) -> Translator:
-    """The tuned or Jacobian lens of a file."""
+    """The tuned or Jacobian lens of a file. UserError for one that is damaged or of another model."""
     jacobian_file.check_path(path)
     if kind(path) == "jacobian":
         return jacobian_file.load(path, lm)
@@ -49,7 +56,7 @@ def load(path: Path, lm: Any) -> Translator:
 
 
 def kind(path: Path) -> str:
-    """ "tuned" or "jacobian"."""
+    """Which lens a file holds, by how it begins: "tuned" or "jacobian"."""
     with read_errors(path), path.open("rb") as file:
         head = file.read(4)
     if head in (b"PK\x03\x04", b"GGUF"):
@@ -88,8 +95,9 @@ def cached(subject: Subject) -> Path:
 def lens_logits(
     subject: Subject, by: Translator, layers: Sequence[int], rows: np.ndarray
 ) -> list[np.ndarray]:
-    """float32 [v] of each layer: what a lens reads of its residual stream [d]; a layer that it is not of is
-    read as it is.
+    """The logits of each layer by a lens, float32 [v] each; ``rows`` are the residual streams [d].
+
+    A layer for which the lens has no map is read by the logit lens.
     """
     streams = {f"blocks.{layer}.out": row[None] for layer, row in zip(layers, rows, strict=True)}
     found = by.translated(streams)

@@ -10,8 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows, its unit, whether it is logarithmic, its ends where they are given, and
-    whether it has ``whole`` numbers alone.
+    """What an axis shows, and its unit. ``low`` and ``high`` are its ends, from the data where None.
+
+    ``log``: its scale is logarithmic; ``whole``: it has whole numbers alone.
     """
 
     title: str
@@ -24,9 +25,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Points in order, each with its interval and label where there are any.
+    """Points in order: ``x`` and ``y`` [n]; ``labels`` and intervals from ``low`` to ``high`` [n], or None.
 
-    ``color`` counts from 0; a ``faint`` line has no name in the legend.
+    They are joined by a ``line``, drawn as ``points``, or both. ``color`` counts from 0; a ``faint`` line has
+    no name in the legend.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value for each group, with its interval where it has one."""
+    """One series of bars: ``values`` [g], one for each group, and intervals from ``low`` to ``high`` [g]."""
 
     name: str
     values: Sequence[float | None]
@@ -118,7 +120,7 @@ KINDS = {Plot: "plot", Bars: "bars", Heat: "heatmap", Table: "grid"}  # the modu
 
 
 def spec(chart: Chart) -> dict[str, Any]:
-    """A chart's data for the browser."""
+    """A chart's data for the browser, which JSON can hold: NaN and infinite numbers are null."""
     return {"kind": KINDS[type(chart)]} | _plain(asdict(chart))
 
 

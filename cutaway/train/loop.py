@@ -36,9 +36,13 @@ class Callback(Protocol):
 def train(
     training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
 ) -> None:
-    """The steps that are left, with what is due between them. A signal ends them after a checkpoint, and so
-    does data that cannot be had (DataError) or scored (ScorerError), and a validation loss that rises where
-    the run says so.
+    """Make the steps that are left, with what is due between them. Each ending saves a checkpoint first.
+
+    A run also ends by a signal (the process exits by it), and by a validation loss that rises, where the run
+    says so. ``log`` is None on all processes but the first; ``peak`` is what matrix products reach on this
+    machine, in floating-point operations a second.
+
+    Raises UserError or OperationalError where data cannot be had (DataError) or scored (ScorerError).
     """
     stopping = EarlyStopping.of(training.run.early_stopping, folder, training.step)
     try:
@@ -93,6 +97,7 @@ def _steps(
     peak: float,
     stopping: EarlyStopping,
 ) -> None:
+    """Step, measure, log, evaluate and save until the last step, a signal, or early stopping."""
     run, parallel = training.run, training.parallel
     if training.step == 0 and isinstance(training.data.validation, Evaluator):
         _evaluate(training, log, callback)

@@ -125,6 +125,7 @@ def _blocks(rule: Rule, config: Model) -> tuple[Block, ...]:
 
 
 def _experts(block: Block | None) -> int:
+    """How many experts a layer has; 0 for a dense one, and for what is no layer."""
     return block.mlp.experts if block is not None and isinstance(block.mlp, MoE) else 0
 
 
@@ -187,10 +188,12 @@ def load(
 
 
 def _matrices(packed: Packed) -> int:
+    """How many matrices a tensor [... rows columns] stacks; 0 for a vector."""
     return math.prod(packed.shape[:-2]) if len(packed.shape) > 1 else 0
 
 
 def _check(each: Bound, packed: Packed, where: object) -> None:
+    """UserError for a tensor of another shape than the config's, or of a type that holds no weights."""
     expected = each.how.shape(each.place)
     if packed.shape != expected:
         raise UserError(
@@ -209,7 +212,7 @@ def _loading(each: Bound, packed: Packed, i: int) -> Callable[[], Packed]:
 
 
 def save(rules: Sequence[Rule], config: Model, ours: Tensors) -> Tensors:
-    """Their weights out of ours, under their names and in their order."""
+    """Their weights out of ours, under their names and in their order. UserError for one without a name."""
     entries: dict[str, Packed | Later] = {}
     for each in bind(rules, config):
         first = ours.later(each.ours[0])

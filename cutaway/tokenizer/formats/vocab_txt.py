@@ -16,7 +16,11 @@ CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read(data: bytes, name: str, config: Fields | None = None) -> TokenizerSpec:
-    """The spec of a vocab.txt, cleaned as `config` says. Raises UserError for what is none."""
+    """The spec of a vocab.txt, whose text is cleaned as `config` (tokenizer_config.json) says.
+
+    `name` is the file's in messages. Raises UserError for bytes that are not UTF-8, for a token twice, and
+    for a vocabulary without [UNK].
+    """
     tokens = _lines(data, name)
     limited(len(tokens), name)
     vocabulary = {text: id for id, text in enumerate(tokens)}
@@ -77,6 +81,7 @@ def _lines(data: bytes, name: str) -> list[str]:
 
 
 def _normalizer(tokens: list[str], config: Fields) -> BertNormalizer:
+    """How text is cleaned by tokenizer_config.json; what it leaves out is guessed from the tokens."""
     guessed = _guessed(tokens)
     return BertNormalizer(
         handle_chinese_chars=config.get("tokenize_chinese_chars", bool, True),
@@ -86,5 +91,6 @@ def _normalizer(tokens: list[str], config: Fields) -> BertNormalizer:
 
 
 def _guessed(tokens: list[str]) -> BertNormalizer:
+    """Text in lower case, unless a token that is no control token has a capital letter."""
     cased = any(text != text.lower() for text in tokens if not text.startswith("["))
     return BertNormalizer(lowercase=not cased)

@@ -1,4 +1,8 @@
-"""Hunyuan dense (2025): queries and keys are normed after their rotation; a fixed NTK factor."""
+"""Hunyuan dense (2025): llama's block, but queries and keys are normed after their rotation.
+
+Its files may state ``alpha``, a fixed NTK factor: the rotary base is rope_theta * alpha^(d / (d - 2)), with d
+the size of a head.
+"""
 
 from cutaway.position import rope
 from cutaway.position.scaling import NTK
@@ -14,6 +18,7 @@ class Rope(rotary.Rope):
     """``dynamic`` positions with an ``alpha`` are those of NTK with that factor, and do not change."""
 
     def of(self, given: Fields | None, *rest):  # type: ignore[no-untyped-def]
+        """As `rotary.Rope.of`; UserError for an ``alpha`` beside another type than dynamic."""
         alpha = given.get("alpha") if given is not None else None
         if given is None or not alpha:
             return super().of(given, *rest)
