@@ -1,5 +1,6 @@
 """Heads that predict further tokens: transformers' own reading of published names, at perturbed weights."""
 
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -26,12 +27,13 @@ LOCAL = {"num_hidden_layers": 3, "sliding_window": 8, "mlp_layer_types": ["spars
 LOCAL |= {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # how published folders name the head, and the layers
     "deepseek_v3-1": ("after", {"num_hidden_layers": 3}),
-    "glm4_moe-1": ("after", {"num_hidden_layers": 3, "first_k_dense_replace": 1}),
+    "glm4_moe-1": ("after", {"num_hidden_layers": 4, "first_k_dense_replace": 1}),
     "mellum-1": ("apart", LOCAL),
     "qwen3_next-1": ("apart", FULL),
     "qwen3_5-4": ("apart", FULL),
     "qwen3_5_moe-1": ("apart", FULL),
 }
+HEADS = {"glm4_moe-1": 2}  # where there are more than one
 IN_GGUF = {"glm4_moe-1": True, "qwen3_5-4": True, "deepseek_v3-1": False}
 AFTER = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
 APART = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
@@ -39,13 +41,14 @@ APART = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
 
 @cache
 def made(case: str, root: Path) -> tuple[Any, Any, Path]:
-    """Of a model whose last layer has become the block of a head: transformers' two, and the folder."""
+    """Of a model whose last layers have become the blocks of heads: transformers' two, and the folder."""
     layout, more = CASES[case]
     folder, draw = root / case, torch.Generator().manual_seed(7)
     name, own = tiny.CASES[case]
     tiny.perturbed(transformers.AutoModelForCausalLM, name, tiny.SIZES | own | more).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    width, last = config["hidden_size"], config["num_hidden_layers"] - 1
+    count = HEADS.get(case, 1)
+    width, last = config["hidden_size"], config["num_hidden_layers"] - count
     kind = config["layer_types"][-1] if config.get("layer_types") else None
     weights = load_file(folder / "model.safetensors")
     config["num_hidden_layers"] = last
@@ -59,29 +62,33 @@ def made(case: str, root: Path) -> tuple[Any, Any, Path]:
         weights = {
             k.replace(before, "mtp.layers.0.") if k.startswith(before) else k: w for k, w in weights.items()
         }
-    for name in names:
+    for n, name in itertools.product(range(count), names):
         shape = (width, 2 * width) if name in ("eh_proj", "fc") else (width,)
-        weights[f"{prefix}{name}.weight"] = torch.rand(shape, generator=draw) - 0.5 + 1.0 * (len(shape) == 1)
+        there = f"{prefix}{name}.weight".replace(before, f"model.layers.{last + n}.")
+        weights[there] = torch.rand(shape, generator=draw) - 0.5 + 1.0 * (len(shape) == 1)
     if not case.startswith("qwen3_next"):  # whose published configs have no number
-        config["mtp_num_hidden_layers" if "qwen" in case else "num_nextn_predict_layers"] = 1
+        config["mtp_num_hidden_layers" if "qwen" in case else "num_nextn_predict_layers"] = count
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
     main = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    main.config.num_mtp_layers = 1
-    main._keys_to_ignore_on_load_unexpected = [r"^mtp\.", rf"layers\.{last}\."]  # the published sizes' there
-    main.config.mtp_layer_types, main.config.mtp_mlp_layer_types = kind and [kind], ["sparse"]
+    main.config.num_mtp_layers = count
+    here = "|".join(str(last + n) for n in range(count))  # where published sizes have theirs elsewhere
+    main._keys_to_ignore_on_load_unexpected = [r"^mtp\.", rf"layers\.({here})\."]
+    main.config.mtp_layer_types = kind and [kind] * count
+    main.config.mtp_mlp_layer_types = ["sparse"] * count
     return main, mtp.MtpModel.from_pretrained(main).float().eval(), folder
 
 
 def expected(main: Any, head: Any, depth: int = 2) -> list[torch.Tensor]:
-    """What transformers' head gives of each position, and of what it gave itself: [b t d] each."""
+    """What transformers' heads give at each position: [b t d] each. The last one goes on by what it gave."""
     ids, found = tiny.IDS, []
     with torch.no_grad():
         hidden = main.model(ids).last_hidden_state
         for k in range(1, depth + 1):  # hidden states of all positions whose k-th next token is there
             hidden = hidden[:, : ids.shape[1] - k]
             pos = torch.arange(hidden.shape[1]).expand(len(ids), -1)
-            hidden = head.forward_layer(0, hidden, pos, None, input_ids=ids[:, k:])
+            n = min(k, head.num_mtp_layers) - 1
+            hidden = head.forward_layer(n, hidden, pos, None, input_ids=ids[:, k:])
             found.append(hidden)
     return found
 
@@ -92,7 +99,8 @@ def ours(model: Any, depth: int = 2) -> list[torch.Tensor]:
     with torch.no_grad():
         hidden = model.normed(model.routed(ids, pos)[0])
         for k in range(1, depth + 1):
-            hidden = model.ahead(0, ids[:, k:], hidden[:, : ids.shape[1] - k], pos[:, : ids.shape[1] - k])
+            n, there = min(k, len(model.mtp)) - 1, ids.shape[1] - k
+            hidden = model.ahead(n, ids[:, k:], hidden[:, :there], pos[:, :there])
             found.append(hidden)
     return found
 
@@ -101,7 +109,7 @@ def ours(model: Any, depth: int = 2) -> list[torch.Tensor]:
 def test_a_head_is_transformers(case: str, tmp_path: Path) -> None:
     main, head, folder = made(case, tmp_path)
     checkpoint = load.read_checkpoint(folder)
-    assert len(checkpoint.config.mtp) == 1
+    assert len(checkpoint.config.mtp) == HEADS.get(case, 1)
     model = decoder(checkpoint)
     found, wanted = ours(model), expected(main, head)
     allowed = max(1e-5, 4 * noise(model, lambda: model.scored(ours(model)[-1])))
@@ -124,8 +132,9 @@ def _as_gguf(checkpoint: Checkpoint, path: Path, kept: bool) -> None:
     assert any("MTP" in note for note in saved.notes) is not kept
     back, file = load.read_checkpoint(path), gguf.read(path)
     layers, architecture = len(checkpoint.config.blocks), file.metadata["general.architecture"]
-    assert file.metadata.get(f"{architecture}.nextn_predict_layers", 0) == kept
-    assert file.metadata[f"{architecture}.block_count"] == layers + kept
+    further = len(checkpoint.config.mtp) if kept else 0
+    assert file.metadata.get(f"{architecture}.nextn_predict_layers", 0) == further
+    assert file.metadata[f"{architecture}.block_count"] == layers + further
     assert (f"blk.{layers}.nextn.eh_proj.weight" in file.tensors) is kept
     assert back.config.mtp == (checkpoint.config.mtp if kept else ())
     for name in checkpoint.config.weights() if kept else ():
