@@ -149,8 +149,10 @@ def test_a_recurrence_is_stored_where_it_is_or_was_marked():
     session.prefill(READ)
     session.mark()  # as drafts do
     session.step(7)
-    assert session.storable(len(READ)).length == len(READ) and session.ids == tuple(READ)
-    assert session.storable(len(READ) - 3).length == len(READ) - RETOLD
+    state: Any = session.storable(len(READ))
+    assert state.length == len(READ) and session.ids == tuple(READ)
+    state = session.storable(len(READ) - 3)
+    assert state.length == len(READ) - RETOLD
     assert session.storable(140) is None, "that mark was replaced"
 
 

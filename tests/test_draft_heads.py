@@ -207,7 +207,7 @@ MIMO |= {
 
 def test_a_model_has_as_many_heads_as_its_file(tmp_path: Path):
     """MiMo's config.json does not say how many."""
-    of = family_registry.get("mimo_v2_flash").read(Fields(dict(MIMO), "config.json"))
+    of: Any = family_registry.get("mimo_v2_flash").read(Fields(dict(MIMO), "config.json"))
     assert len(of.mtp) == 3 and not of.mtp_chained
     checkpoint = Checkpoint(of, tiny.tensors(of), "mimo_v2_flash", tmp_path)
     save.write_checkpoint(tmp_path / "three", checkpoint)
