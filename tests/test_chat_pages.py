@@ -164,6 +164,7 @@ def test_the_next_prompt_reads_on_from_the_mark(shape: str):
     session.prefill(asked + thought)
     for id in (1, 2, 3):
         session.step(id)
+    session.prefill((*session.ids, 4, 4))  # too little for another mark
     logits, read = session.prefill(again := asked + [9] * 30)
     assert read == len(again) - (len(asked) + len(thought) - RETOLD)
     assert np.array_equal(logits, plain.prefill(again, plain.new_state()))

@@ -50,10 +50,9 @@ class Session:
         """Make the state hold exactly these ids: logits float32 [v] of the last, and how many were read."""
         kept = marked = self._reuse(ids)
         self._consistent = False
-        if self._recurrent:
-            marked = max(kept, len(ids) - RETOLD)
-            if marked > kept:
-                self._read(ids[kept:marked])
+        if self._recurrent and kept < len(ids) - RETOLD:
+            marked = len(ids) - RETOLD
+            self._read(ids[kept:marked])
             self.engine.mark(self._state, lasting=True)
         logits = self._read(ids[marked:])
         self._ids = list(ids)
