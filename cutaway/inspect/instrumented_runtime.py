@@ -69,7 +69,7 @@ class InstrumentedRuntime:
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         values = named(self.config, tuple(_ordered(self.config)))
-        shown = {one.name: _shape(self.config, one) for one in values}
+        shown = {one.name: _shape(one) for one in values}
         return {**shown, **self._derived, "logits": (1, self.config.vocab)}
 
     @cached_property
@@ -274,7 +274,7 @@ def _ordered(config: Decoder) -> list[str]:
     return sorted(names, key=place)
 
 
-def _shape(config: Decoder, value: Value) -> tuple[int, ...]:
+def _shape(value: Value) -> tuple[int, ...]:
     """The shape of a value of one token."""
     if value.what < 0:
         return (1, 1) if value.name.endswith(CHOSEN) else (*value.shape, 1, 1)

@@ -25,7 +25,8 @@ from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.quantization import formats
 from cutaway.weights.checkpoint import Checkpoint
 
-C, M = TypeVar("C"), TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
 ROWS = 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

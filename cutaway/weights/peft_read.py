@@ -81,7 +81,7 @@ def read_peft_adapter(folder: Path, base: Checkpoint) -> Adapter:
                 "takes no part before it is merged: take its tensors out of the folder"
             )
     for module, levels in stacks.items():
-        changes |= _stacked(module, levels, settings, names, base, folder)
+        changes |= _stacked(module, levels, settings, names, folder)
     if not changes and not (head and peft_head.read_peft_head(folder, base)):
         alone = "none but of parts that take no part here" if left_out else "no tensors"
         raise UserError(f"{folder / WEIGHTS}: holds {alone}")
@@ -258,7 +258,7 @@ def _low_rank(
                 raise UserError(f"{where}: has a bias, and the base's matrix has none")
             found[name] = Added(np.float32(change.scale) * bias[order.rows])
     if settings.residual:
-        change = pairs.without(change, _taken(module, change, settings, bound, matrix, base, where))
+        change = pairs.without(change, _taken(change, settings, bound, matrix, base, where))
     for ours, order in zip(bound.ours, matrix.orders, strict=True):
         own = None if change.magnitude is None else change.magnitude[order.rows]
         found[ours] = LowRank(change.a[:, order.columns], change.b[order.rows], change.scale, own)
@@ -266,13 +266,7 @@ def _low_rank(
 
 
 def _taken(
-    module: str,
-    change: LowRank,
-    settings: PeftSettings,
-    bound: Bound,
-    matrix: Matrix,
-    base: Checkpoint,
-    where: str,
+    change: LowRank, settings: PeftSettings, bound: Bound, matrix: Matrix, base: Checkpoint, where: str
 ) -> LowRank:
     """What PiSSA or OLoRA takes out of the base."""
     if settings.residual == "olora" and matrix.transposed:
@@ -285,12 +279,7 @@ def _taken(
 
 
 def _stacked(
-    module: str,
-    levels: Mapping[int, Parts],
-    settings: PeftSettings,
-    names: Names,
-    base: Checkpoint,
-    folder: Path,
+    module: str, levels: Mapping[int, Parts], settings: PeftSettings, names: Names, folder: Path
 ) -> dict[str, Change]:
     """The changes of experts: PEFT wraps a module once for each of its parameters, the first innermost."""
     where = f"{folder}: {quoted(module)}"

@@ -252,7 +252,7 @@ def detect_arguments(
             pythons += [kind] if found == "python" else []
             quoted = _own(before, after) if found == "quoted" else quoted
     how = TaggedArguments(
-        opening, head, between, _grouped(forms), frozenset(pythons), _wrapped(written, before, after), quoted
+        opening, head, between, _grouped(forms), frozenset(pythons), _wrapped(written, after), quoted
     )
     if how.form("integer") is None:
         return None
@@ -293,7 +293,7 @@ def _grouped(forms: Mapping[str, tuple[str, str]]) -> tuple[ValueTags, ...]:
     return tuple(ValueTags(frozenset(own), *marks) for marks, own in kinds.items())
 
 
-def _wrapped(written: Callable[[Mapping[str, Any]], str], before: str, after: str) -> ValueTags | None:
+def _wrapped(written: Callable[[Mapping[str, Any]], str], after: str) -> ValueTags | None:
     """The tags of strings that need escaping, if they differ."""
     parts = _parted(written({"plaCe": DELICATE}), "plaCe", DELICATE)
     plain = _parted(written({"plaCe": "heRe"}), "plaCe", "heRe")

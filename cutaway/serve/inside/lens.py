@@ -20,7 +20,6 @@ from cutaway.serve.api_error import APIError
 from cutaway.serve.inside.forward import (
     Forward,
     InsideRequest,
-    Prompt,
     of_layers,
     position_of,
     prepared,
@@ -48,10 +47,10 @@ async def lens(service: Service, body: LensRequest, http: HTTPRequest) -> Respon
     at = position_of(body.position, len(prompt.ids))
     seen = Observation(["embed", *of_layers(service, "out")], [at])
     await run(service, http, [Forward(prompt, seen)])
-    return await service.run_alone(http, _response, body, prompt, at, seen)
+    return await service.run_alone(http, _response, body, at, seen)
 
 
-def _response(service: Service, body: LensRequest, prompt: Prompt, at: int, seen: Observation) -> Response:
+def _response(service: Service, body: LensRequest, at: int, seen: Observation) -> Response:
     """The lenses of a position's residual stream."""
     residuals = {name: np.stack(rows) for name, rows in seen.rows.items()}
     found = softmax(_logits(service, np.concatenate([*residuals.values()])))
