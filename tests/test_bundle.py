@@ -270,7 +270,7 @@ def test_a_served_bundle_answers_with_its_adapter(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("cutaway.commands.serve.model_path", lambda name: base)
     made, given = tmp_path / "t.cutaway", list[Any]()
     assert cli.main(["bundle", "--adapter", str(tmp_path / "adapter"), "--output", str(made)]) == 0
-    monkeypatch.setattr(serving, "_run", lambda *all: given.extend(all))
+    monkeypatch.setattr(serving, "run", lambda *all, **_: given.extend(all))
     assert cli.main(["run", str(made), "--serve"]) == 0
     loading = next(one for one in given if isinstance(one, Loading))
     models = serving.Loader(given[0], loading, Several(), Limits()).models()
