@@ -59,6 +59,29 @@ def test_the_models_own_template_gives_plain_ids_to_plain_words(tokenizer: Token
     assert not rendered.steered and len(rendered.template_sha256) == 64
 
 
+def test_the_prompt_alone_is_the_same_text(tokenizer: Tokenizer) -> None:
+    """Without origins, of every template and usual conversation; what one refuses, both refuse."""
+
+    def made(render, template: str, case: dict) -> str:
+        try:
+            return getattr(
+                rendered := render(**case, template=template, tokenizer=tokenizer), "text", rendered
+            )
+        except UserError as error:
+            return f"refused: {error}"
+
+    compared = 0
+    for template in chat_cases.templates().values():
+        for case in chat_cases.benign().values():
+            whole = made(chat.text, template, case | {"add_generation_prompt": True, "steering": "flag"})
+            alone = made(
+                chat.prompt_text, template, {n: v for n, v in case.items() if n != "add_generation_prompt"}
+            )
+            assert whole == alone
+            compared += not whole.startswith("refused")
+    assert compared > 100
+
+
 def test_every_character_has_its_source(tokenizer: Tokenizer) -> None:
     rendered = chat.text([{"role": "user", "content": "Hi"}], CHATML, tokenizer=tokenizer)
     named = [(rendered.text[run.start : run.stop], run.source) for run in rendered.origins]

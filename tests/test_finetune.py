@@ -93,6 +93,8 @@ def test_pairs_may_leave_the_prompt_out(reader: Reader) -> None:
         ({"messages": []}, "list of messages"),
         ({"messages": [{"content": "x"}]}, "list of messages"),
         ({"messages": TALK, "chat_template_kwargs": 3}, "entries by name"),
+        ({"messages": TALK, "chat_template_kwargs": {"steering": "flag"}}, "not an example's to set"),
+        ({"messages": TALK, "chat_template_kwargs": {"a_token": "x"}}, "not an example's to set"),
         ({"messages": TALK, "tools": "[{"}, "not JSON"),
     ],
 )

@@ -215,6 +215,11 @@ class Reader:
                 raise UserError(f"{where}: tools is text that is not JSON ({error})") from None
         if not isinstance(options, dict):
             raise UserError(f"{where}: chat_template_kwargs should hold entries by name")
+        for name in options:
+            if not chat.may_be_set(name):
+                raise UserError(
+                    f"{where}: chat_template_kwargs sets {quoted(name)}, which is not an example's to set"
+                )
         return options | ({"tools": tools} if tools else {})
 
     def _turn(
@@ -231,13 +236,7 @@ class Reader:
             return 0, 0
         start, last = mine[0].start, mine[-1].stop
         if i:
-            prompt = chat.text(
-                messages[:i],
-                self.template or "",
-                tokenizer=self.tokenizer,
-                add_generation_prompt=True,
-                **options,
-            ).text
+            prompt = chat.prompt_text(messages[:i], self.template or "", tokenizer=self.tokenizer, **options)
             if whole.text.startswith(prompt) and len(prompt) <= start:
                 start = len(prompt)
         later = [run.start for run in whole.origins if run.start >= last and run.source.startswith(MESSAGES)]

@@ -26,17 +26,16 @@ from cutaway.serve.operations.request_record import Caller, RequestRecord, calle
 from cutaway.serve.prompts import chat_ids, ending, going_on, messages
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import MergedStreams
+from cutaway.tokenizer import chat
 
 EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096}  # tokens of thought; above: no limit
-RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "template")
-RESERVED += ("tokenizer", "steering")
 
 
 def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
     """The template's variables that a request sets; those that the template does not know are ignored."""
     given = dict(body.chat_template_kwargs or {})
     for name in given:
-        if name in RESERVED or name.endswith("_token") or not name.isidentifier():
+        if not chat.may_be_set(name):
             text = f"chat_template_kwargs sets {name[:64]!r}, which is not the request's to set"
             raise APIError(400, text, param="chat_template_kwargs")
     if body.reasoning_effort is not None:

@@ -15,8 +15,21 @@ from cutaway.tokenizer.chat.rendering import (
     control_ids,
     encoded,
     has_calls,
+    may_be_set,
+    prompt_text,
     render,
     text,
 )
 
-__all__ = ["Rendered", "Run", "Vocabulary", "control_ids", "encoded", "has_calls", "render", "text"]
+__all__ = [
+    "Rendered",
+    "Run",
+    "Vocabulary",
+    "control_ids",
+    "encoded",
+    "has_calls",
+    "may_be_set",
+    "prompt_text",
+    "render",
+    "text",
+]

@@ -17,6 +17,9 @@ REMEMBERED = 32  # templates, each with a tokenizer, that are remembered
 NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "pad", "unk_token": "unknown"}
 REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates call a message's reasoning
 
+OWN = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "template")
+OWN += ("tokenizer", "steering")  # not the variables of a template
+
 
 @runtime_checkable
 class Vocabulary(Protocol):
@@ -84,6 +87,11 @@ def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list
     return ids
 
 
+def may_be_set(name: object) -> bool:
+    """Whether a conversation's ``chat_template_kwargs`` may set the variable of that name."""
+    return isinstance(name, str) and name.isidentifier() and name not in OWN and not name.endswith("_token")
+
+
 def control_ids(template: str, tokenizer: Vocabulary) -> frozenset[int]:
     """The ids of the control tokens of a template, none of which a conversation's texts come to."""
     return _control_tokens(template, tokenizer).ids
@@ -112,15 +120,8 @@ def text(
     """
     if steering not in ("refuse", "flag"):
         raise UserError(f'steering is "refuse" or "flag", not {quoted(steering)}')
-    if not messages:
-        raise UserError("a conversation needs at least one message")
-    context = {
-        "messages": [_message(message, i) for i, message in enumerate(messages)],
-        "tools": _plain(tools, "tools"),
-        "documents": _plain(documents, "documents"),
-        "add_generation_prompt": add_generation_prompt and not continue_final_message,
-        **{name: _plain(value, name) for name, value in variables.items()},
-    }
+    asks = add_generation_prompt and not continue_final_message
+    context = _context(messages, tools=tools, documents=documents, add_generation_prompt=asks, **variables)
     tokens = _control_tokens(template, tokenizer)
     names = tokens.names
     quiet = neutral(context, tokens.markers)
@@ -142,6 +143,30 @@ def text(
         traced.text, _runs(traced, context, tokens.own), tuple(control), steered, _digest(template)
     )
     return _unfinished(made, context["messages"]) if continue_final_message else made
+
+
+def prompt_text(
+    messages: Sequence[Mapping[str, Any]], template: str, *, tokenizer: Vocabulary, **variables: Any
+) -> str:
+    """The text alone of a conversation and the beginning of its next answer; quicker than `text`.
+
+    Nothing is found out about where characters came from, nor whether the words steered the template: it is
+    not for a model to read.
+    """
+    context = _context(messages, add_generation_prompt=True, **variables)
+    (traced,) = _traced(template, _names(tokenizer), [context])
+    if isinstance(traced, str):
+        raise UserError(traced)
+    return traced.text
+
+
+def _context(messages: Sequence[Mapping[str, Any]], **variables: Any) -> dict[str, Any]:
+    """What a template is given, as plain data."""
+    if not messages:
+        raise UserError("a conversation needs at least one message")
+    plain = {name: _plain(value, name) for name, value in variables.items()}
+    own = {"messages": [_message(message, i) for i, message in enumerate(messages)]}
+    return own | {"tools": None, "documents": None} | plain
 
 
 def _unfinished(whole: Rendered, messages: Sequence[Mapping[str, Any]]) -> Rendered:
