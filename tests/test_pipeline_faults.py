@@ -113,6 +113,7 @@ def test_a_preset_runs_in_a_folder_of_its_name(
         ({"model": ["smollm2", "smollm2"], "tasks": "hellaswag"}, "stages.ask.config: Unused Tokens"),
         ({"model": "smollm2"}, "stages.ask: config.tasks: is missing"),
         ({"model": "smollm2", "tasks": " , "}, "config.tasks: is missing"),
+        ({"model": "smollm2", "harness": "arc_easy"}, "config.harness: a run's evaluations are tasks of"),
         ({"model": "smollm2", "tasks": {"a": 1}}, "config.tasks: is {'a': 1}"),
         ({"model": "smollm2", "tasks": [["hellaswag"]]}, "config.tasks: is"),
         ({"model": "smollm2", "tasks": "hellaswag", "limit": "many"}, "'many' is not a whole number"),
@@ -317,7 +318,7 @@ def test_a_damaged_file_of_the_run_is_named_with_what_to_do(
         _ = opened.times(), opened.planned(), opened.is_done("data"), opened.add("data", 1.0)
 
 
-def test_a_lock_that_is_a_folder_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_lock_that_is_a_folder_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / folder.LOCK).mkdir()
     with pytest.raises(OperationalError, match="cannot be written"), folder.locked(tmp_path):
         pass
@@ -392,7 +393,7 @@ def test_an_evaluation_that_shares_sequences_with_another_is_found_too() -> None
     index = overlap.Index()
     index.add("first", [f"{same} and sleep"])
     index.add("second", [same, "la " * 40 + same])
-    assert index.of(f"He said that {same} and so on.", 0.5)
+    assert index.of(f"He wrote that {same} and so on.", 0.5)
     found = index.report()
     assert found["first"]["documents_left_out"] == found["second"]["documents_left_out"] == 1
     assert found["second"]["sequences_shared"] == 9

@@ -73,7 +73,9 @@ class _Stage:
             for each in _texts(self.config.get(key)):
                 self._path(f"config.{key}", each)
         asked = list(_names(self.config.get("tasks")))
-        if self.verb == "eval" and not asked and not self.config.get("harness"):
+        if self.verb == "eval" and self.config.get("harness"):
+            raise UserError("config.harness: a run's evaluations are tasks of Cutaway: name them in tasks")
+        if self.verb == "eval" and not asked:
             raise UserError(f"config.tasks: is missing: name tasks, as {task_registry.known()}")
         for task in asked:
             self._task(task)
