@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _share_processors() -> None:
-    """Let a thread of PyTorch's that is done sleep soon, where the user has said nothing about it.
+    """Let a thread of PyTorch's that is done sleep soon, unless the user decided how it waits.
 
     GCC's OpenMP reads this once, when PyTorch is imported. By its own default, a thread that waits for the
     others spins for so long that beside one busy program a training step takes 25 times as long

@@ -58,7 +58,7 @@ def test_nothing_heavy_is_imported_to_say_what_it_is(program: str) -> None:
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
 def test_threads_that_wait_give_their_processor_away(given: dict[str, str], spins: str | None) -> None:
-    """A verb's threads spin for a short time, unless the user has said how they wait."""
+    """A verb's threads spin for a short time, unless the user decided how they wait."""
     program = "import os, cutaway.cli as c; c.main(['--version']); print(os.getenv('GOMP_SPINCOUNT'))"
     named = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     environment = {name: value for name, value in os.environ.items() if name not in named} | given
