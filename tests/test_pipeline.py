@@ -222,7 +222,7 @@ def test_changed_inputs_and_another_pipeline_are_noticed(
     opened = filled(tmp_path / "run", monkeypatch)
     assert run.Runner(opened, note=lambda _: None).run() == []
     (tmp_path / "run/data/whole").write_text("other text")
-    with pytest.raises(UserError, match=r"tokens: was made of other inputs .* \(data changed\): remove this"):
+    with pytest.raises(UserError, match=r"tokens: was made of other inputs .* \(its config or data changed"):
         run.Runner(opened, note=lambda _: None).run(["tokens"])
     with pytest.raises(UserError, match=r"another pipeline \(budget was 0.0\)"):
         folder.opened(tmp_path / "run", replace(small(), budget=60.0))

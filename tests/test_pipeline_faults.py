@@ -290,7 +290,7 @@ def test_a_half_trained_stage_does_not_go_on_from_another_base(
         run.Runner(opened, note=lambda _: None).run()
     (opened.stage("data") / "x").write_text("other")
     opened.finish("data")  # as where its folder was removed and made again
-    with pytest.raises(UserError, match=r"sft: was begun with other inputs .* \(data changed\): remove this"):
+    with pytest.raises(UserError, match=r"sft: was begun with other inputs .* \(its config or data changed"):
         run.Runner(opened, note=lambda _: None).run()
     shutil.rmtree(opened.stage("sft"))
     with pytest.raises(OperationalError, match="stage sft failed"):

@@ -124,7 +124,7 @@ class Folder:
         return True
 
     def _changed(self, name: str, verb: str) -> str:
-        before = ", ".join(self.pipeline.upstream(name)) or "its config"
+        before = " or ".join(["its config", *self.pipeline.upstream(name)])
         return (
             f"{self.stage(name)}: {verb} other inputs than there are now ({before} changed): remove "
             "this folder to make the stage again, or choose another --output"
