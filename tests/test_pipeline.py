@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -545,6 +546,25 @@ def test_a_long_curve_is_drawn_as_means(tmp_path: Path) -> None:
     assert "A faint line is every step" in (tmp_path / "loss.svg").read_text("utf-8")
 
 
+def test_a_prompt_that_is_too_long_leaves_its_sample_out(tmp_path: Path, monkeypatch) -> None:
+    """The card of a finished run is made, and says why."""
+
+    class Model:
+        def generate(self, prompt: str, **_) -> Any:
+            if len(prompt) > 9:
+                raise UserError("The prompt is 1804 ids long")
+            return SimpleNamespace(text=" yes ")
+
+        checkpoint = SimpleNamespace(chat_template=None)
+
+    opened = folder.Folder(tmp_path, made({"tokens": {"verb": "data"}}, prompts=["short", "a long one"]))
+    monkeypatch.setattr(card.cutaway, "load", lambda _: Model())
+    monkeypatch.setattr(folder.Folder, "mark", lambda *_: {})
+    answers = card._samples(opened, ["tokens"])
+    assert answers["short"]["tokens"] == "yes"
+    assert answers["a long one"]["tokens"] == "(not asked: The prompt is 1804 ids long)"
+
+
 def test_what_is_nearly_all_is_not_called_all() -> None:
     """299 right of 300 are not 100%, and one of 3,000 is not 0%."""
     shares = 0.0, 1 / 3000, 1 / 300, 0.006, 0.5, 0.994, 299 / 300, 0.9999, 1.0
@@ -573,9 +593,12 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
                    "chance": 0.5 if task == "coin" else 0.1}
             for task, own in answers.items()
         }  # fmt: skip
-        (place / verbs.RESULTS).write_text(json.dumps({"tasks": tasks}))
+        (place / verbs.RESULTS).write_text(json.dumps({"model": model, "tasks": tasks}))
         lines = [
-            {"task": t, "item": n, "acc": x} for t, own in answers.items() for n, x in enumerate(own[model])
+            {"model": whose, "task": t, "item": n, "acc": x if whose == model else 0}
+            for whose in (model, "another, by against")
+            for t, own in answers.items()
+            for n, x in enumerate(own[model])
         ]
         (place / verbs.ITEMS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = card.write_card(opened)

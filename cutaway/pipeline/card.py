@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cutaway
+from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.pipeline import card_page, card_text, costs
 from cutaway.pipeline.card_text import percent
@@ -118,7 +119,8 @@ def _scores(folder: Folder) -> dict[str, dict[str, Any]]:
         if folder.pipeline[name].verb != "eval" or not (place / RESULTS).is_file():
             continue
         model = str(folder.config(name)["model"])
-        for task, figures in parsed(place / RESULTS)["tasks"].items():
+        results = parsed(place / RESULTS)
+        for task, figures in results["tasks"].items():
             measure = next((one for one in MEASURES if one in figures), None)
             if measure is None:
                 continue
@@ -128,7 +130,7 @@ def _scores(folder: Folder) -> dict[str, dict[str, Any]]:
             own = {"value": figures[measure], "interval": figures[f"{measure}_interval"], "n": figures["n"]}
             entry["models"][model] = own
         for line in json_lines(place / ITEMS):
-            if "acc" in line:
+            if "acc" in line and line.get("model") == results.get("model"):  # not those of ``against``
                 values.setdefault(line["task"], {}).setdefault(model, []).append(line["acc"])
     for task, own in values.items():
         base, *others = own
@@ -199,8 +201,11 @@ def _samples(folder: Folder, trained: list[str]) -> dict[str, dict[str, str]]:
         lm = cutaway.load(folder.stage(name))
         chats = lm.checkpoint.chat_template is not None
         for prompt, answers in found.items():
-            asked: Any = lm.chat_ids([{"role": "user", "content": prompt}]) if chats else prompt
-            answers[name] = lm.generate(asked, max_tokens=ANSWERED, temperature=0).text.strip()
+            try:
+                asked: Any = lm.chat_ids([{"role": "user", "content": prompt}]) if chats else prompt
+                answers[name] = lm.generate(asked, max_tokens=ANSWERED, temperature=0).text.strip()
+            except UserError as problem:  # a prompt that is longer than the model's context
+                answers[name] = f"(not asked: {problem})"
     return found
 
 

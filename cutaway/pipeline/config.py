@@ -157,11 +157,11 @@ def _stage(name: str, given: Any, where: str, folder: Path) -> Stage:
 
 
 def _whole(value: Any, folder: Path) -> Any:
-    """A config with the paths that are the user's own, ./FILE, ../FILE or ~/FILE, made whole; also behind a
-    task's kind and between commas, as in text:./FILE,hellaswag.
+    """A config with the paths that are the user's own, ./FILE, ../FILE or ~/FILE, made whole: values, names
+    of entries, and what is behind a task's kind and between commas, as in text:./FILE,hellaswag.
     """
     if isinstance(value, dict):
-        return {name: _whole(each, folder) for name, each in value.items()}
+        return {_whole(name, folder): _whole(each, folder) for name, each in value.items()}
     if isinstance(value, list):
         return [_whole(each, folder) for each in value]
     if isinstance(value, str):

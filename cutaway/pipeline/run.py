@@ -7,6 +7,7 @@ begins again in an empty folder. So a run that is killed anywhere comes to the b
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -123,7 +124,7 @@ class Runner:
                 folder.add(name, joules, ENERGY)
 
         with disk_errors(folder.path), folder.log(name).open("ab") as log, out.open("wb") as printed:
-            log.write(f"\n{COMMAND} {' '.join(words)}\n".encode())
+            log.write(f"\n{COMMAND} {shlex.join(words)}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 start(folder.pipeline, words),
