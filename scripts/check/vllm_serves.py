@@ -133,14 +133,20 @@ def compared(what: str, lm: LanguageModel, server: Server, model: str, tokens: i
     same, near, count = 0, 0, 0
     for ids in prompts:
         theirs = asked(server, model, ids, tokens)
-        ours = lm.generate(ids, max_tokens=tokens, temperature=0).ids
+        made = lm.generate(ids, max_tokens=tokens, temperature=0)
+        ours = [
+            *made.ids,
+            *([made.stop] if isinstance(made.stop, int) else []),
+        ]  # vLLM gives the end token too
         at = next((n for n, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), None)
         count += len(ours) if at is None else at
-        if at is None and len(theirs) == len(ours):
+        if theirs == ours:
             same += 1
         elif at is not None:
             two = np.sort(lm.logits([*ids, *ours[:at]])[-1])[-2:]
             near += bool(two[1] - two[0] < NEAR)
+            where = f"{lm.tokenizer.decode(ids)[-30:]!r}, token {at}"
+            print(f"  {where}: another one; the two likeliest are {two[1] - two[0]:.2g} apart")
     print(
         f"{what}: {same} of {len(prompts)} greedy texts equal, {near} part at a near tie, {count} tokens; "
         f"{rendered} of {len(TURNS)} conversations are rendered to the same ids",
@@ -160,7 +166,18 @@ def apart(server: Server, tokens: int) -> bool:
 def sampled(home: Path, server: Server) -> None:
     """Two steps of GRPO whose answers vLLM samples, with the trained adapter handed over at each."""
     options = "--task", "programs:spelling", "--model", home / "exported", "--output", home / "sums"
-    few = "--steps", 2, "--batch-size", 4, "--data.max-tokens", 16, "--data.sampler", server.url
+    few = (
+        "--steps",
+        2,
+        "--batch-size",
+        4,
+        "--data.max-tokens",
+        16,
+        "--data.test",
+        4,
+        "--data.sampler",
+        server.url,
+    )
     run("finetune", "grpo", *options, *few)
     lines = [json.loads(line) for line in (home / "sums/metrics.jsonl").read_text().splitlines()]
     gaps = [line["sampler_gap"] for line in lines if "sampler_gap" in line]
