@@ -17,6 +17,7 @@ from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.errors import UserError
 from cutaway.model import decoder
+from cutaway.model.config_dict import to_dict
 from cutaway.store import yaml_files
 from cutaway.train import checkpoint, compiling, config, curve, git, loop
 from cutaway.train import run as training_run
@@ -172,6 +173,12 @@ def test_the_commit_is_read_without_running_git(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     git_of("pack-refs", "--all")
     assert git.commit(tmp_path) == git.commit(tmp_path / "w") == expected
+
+
+def test_an_entry_without_its_kind_is_told_which_there_are() -> None:
+    given = to_dict(run()) | {"optimizer": {"learning_rate": 0.002}}
+    with pytest.raises(UserError, match=r"optimizer\.kind: is missing; known: .*adamw.*muon"):
+        config.read_run_config(given)
 
 
 def test_another_kind_forgets_what_it_does_not_have() -> None:

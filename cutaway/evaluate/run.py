@@ -190,7 +190,7 @@ def _exercises(
     if longest + size > lm.context:
         raise UserError(
             f"{task.name}: a prompt of {longest} ids and {size} for the answer are more than the model's "
-            f"context of {lm.context}"
+            f"context of {lm.context}: give the answer fewer, by max_tokens"
         )
     if options.think is not None:
         return _thoughts(lm, task, prompts, size, cache, options, progress)

@@ -66,9 +66,9 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
     if value is None and type(None) in typing.get_args(hint):
         return None
     if "variants" in f.metadata:
-        if not isinstance(value, dict) or "kind" not in value:
+        if not isinstance(value, dict):
             raise UserError(f"{where} is {quoted(value)}; it must be an entry with a kind")
-        cls = variant(f.metadata["variants"], value["kind"], where)
+        cls = variant(f.metadata["variants"], value.get("kind"), where)
         return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
     classes = _classes(hint)
     if classes:

@@ -35,4 +35,5 @@ def variant(home: str, kind: Any, where: str) -> type[Any]:
         }
     if isinstance(kind, str) and kind in classes:
         return classes[kind]
-    raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(classes)}")
+    wrong = "is missing" if kind is None else f"there is no {quoted(kind)}"
+    raise UserError(f"{where}.kind: {wrong}; known: {', '.join(classes)}")
