@@ -171,7 +171,7 @@ def studies(of: Subject, over: Sequence[patching.Over]) -> np.ndarray:
 )
 def test_both_engines_give_one_studys_numbers(name: str, over: Sequence[patching.Over]) -> None:
     of = subject(name)
-    within_noise(of, lambda some: studies(some, over), 16)  # effects are differences of two readings
+    within_noise(of, lambda some: studies(some, over), 16, 6)  # effects are differences of two readings
 
 
 def test_lists_of_pairs_are_each_pairs_study() -> None:

@@ -175,7 +175,7 @@ def test_the_commit_is_read_without_running_git(tmp_path: Path, monkeypatch: pyt
     assert git.commit(tmp_path) == git.commit(tmp_path / "w") == expected
 
 
-def test_an_entry_without_its_kind_is_told_which_there_are() -> None:
+def test_an_entry_without_its_kind_learns_which_there_are() -> None:
     given = to_dict(run()) | {"optimizer": {"learning_rate": 0.002}}
     with pytest.raises(UserError, match=r"optimizer\.kind: is missing; known: .*adamw.*muon"):
         config.read_run_config(given)

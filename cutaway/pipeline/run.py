@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -126,26 +128,30 @@ class Runner:
         with disk_errors(folder.path), folder.log(name).open("ab") as log, out.open("wb") as printed:
             log.write(f"\n{COMMAND} {shlex.join(words)}\n".encode())
             log.flush()
-            process = subprocess.Popen(
-                start(folder.pipeline, words),
-                cwd=folder.path,
-                env=environment(folder.pipeline),
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process, whose SIGTERM is the stage's one signal
-            )
-            try:
-                while process.poll() is None:
-                    time.sleep(min(POLL, (time.monotonic() - begun) / 4 + 0.01))
-                    self._show(name, metrics, steps)
-                    if time.monotonic() - counted > COUNTED:
-                        count()
-            except BaseException:  # Ctrl-C, SIGTERM: a stage that trains saves first
-                end(process)
-                raise
-            finally:
-                count()
+            with kept_signals() as came:  # from before there is a process that one could miss
+                process = subprocess.Popen(
+                    start(folder.pipeline, words),
+                    cwd=folder.path,
+                    env=environment(folder.pipeline),
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for this process, which sends one SIGTERM
+                )
+                try:
+                    while not came and process.poll() is None:
+                        time.sleep(min(POLL, (time.monotonic() - begun) / 4 + 0.01))
+                        self._show(name, metrics, steps)
+                        if time.monotonic() - counted > COUNTED:
+                            count()
+                finally:
+                    if (
+                        process.poll() is None
+                    ):  # Ctrl-C, SIGTERM, a full disk: a stage that trains saves first
+                        end(process)
+                    count()
+            for number in came[:1]:
+                signal.raise_signal(number)
         text = out.read_bytes()
         out.unlink()
         return process.returncode, text
@@ -217,6 +223,27 @@ def environment(pipeline: Pipeline) -> dict[str, str]:
     threads = pipeline.threads
     given = {"OMP_NUM_THREADS": str(threads), "CUTAWAY_THREADS": str(threads)} if threads else {}
     return {**os.environ, **given, "COLUMNS": "110"}
+
+
+@contextmanager
+def kept_signals() -> Iterator[list[int]]:
+    """The numbers of SIGINT and SIGTERM that come meanwhile, which do what they usually do afterwards.
+
+    A handler may raise anywhere, and inside of `Popen.poll` that leaves a lock held for good.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -1225,6 +1225,7 @@ READERS = {
     "commands/bench.py": OWN,
     "commands/bundle.py": "figures",
     "commands/chat.py": "conversation, chat template",
+    "commands/plots.py": OWN,
     "commands/console.py": "prompt, adapter",
     "commands/convert.py": "prompt",
     "commands/embed/project.py": OWN,
