@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import cutaway
 from cutaway import extras
@@ -246,6 +246,8 @@ def _parser(*names: str, helps: bool = False) -> Any:
     """The argument parser of these verbs; ``helps`` where it may print help, which takes time to import."""
     import cyclopts
 
+    from cutaway.commands.options import converted
+
     formatter: Any = "default" if sys.stdout.isatty() else "plain"
     if helps and formatter == "plain":
         from cutaway.commands.plain_help import PlainHelp
@@ -257,7 +259,7 @@ def _parser(*names: str, helps: bool = False) -> Any:
         help_format="markdown",
         console=terminal.screen() if sys.stdout.isatty() else None,
         help_formatter=formatter,
-        default_parameter=cyclopts.Parameter(show_default=_default, converter=_convert),
+        default_parameter=cyclopts.Parameter(show_default=_default, converter=converted),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -287,17 +289,6 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
                 verb = " ".join((name, *arguments[: len(arguments) - len(words)]))
                 raise UserError(f"There is no option {option} in `cutaway {verb}`: did you mean {near[0]}?")
         takes_value = "=" not in word and options.get(option, bool) is not bool
-
-
-def _convert(hint: Any, tokens: Any) -> Any:
-    """An argument's value. Where a whole number is asked for, 3.5 is refused instead of rounded."""
-    import cyclopts
-
-    if int in (hint, *get_args(hint)) and float not in get_args(hint):
-        for token in tokens:
-            if not re.fullmatch(r"[+-]?\d[\d_]*|0[xob][0-9a-f_]+", token.value.strip(), re.I):
-                raise ValueError(f"{token.value!r} is not a whole number")
-    return cyclopts.convert(hint, tokens)
 
 
 def _default(value: object) -> str | None:

@@ -605,6 +605,7 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
     coin, skill, same = found["verdicts"]
     assert coin == "coin: tuned is right in 50%, which is not shown to be better than chance (50%)."
     assert skill == "skill: tuned is right in 95% (95% interval: 75% to 100%); chance is 10%."
+    assert found["scores"]["skill"]["models"]["tuned"]["against_base"]["value"] == pytest.approx(0.95)
     assert same.startswith("same: tuned is right in 80%, not separated from base (p ")
     page = (tmp_path / "run" / card.PAGE).read_text()
     assert "not shown to be better than chance" in page and "Model card" in page

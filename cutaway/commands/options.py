@@ -1,8 +1,10 @@
 """Options that several verbs have, each with its help."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
+import cyclopts
 from cyclopts import Parameter
 
 from cutaway.commands.console import any_case
@@ -67,3 +69,12 @@ Strict = Annotated[
         help="Refuse a config.json with keys that no such model reads; else they are warned of.", negative=()
     ),
 ]
+
+
+def converted(hint: Any, tokens: Any) -> Any:
+    """An argument's value. Where a whole number is asked for, 3.5 is refused instead of rounded."""
+    if int in (hint, *get_args(hint)) and float not in get_args(hint):
+        for token in tokens:
+            if not re.fullmatch(r"[+-]?\d[\d_]*|0[xob][0-9a-f_]+", token.value.strip(), re.I):
+                raise ValueError(f"{token.value!r} is not a whole number")
+    return cyclopts.convert(hint, tokens)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import signal
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Json, Threads
+from cutaway.commands.options import Flag, Json, Threads, converted
 from cutaway.errors import UserError
 from cutaway.extras import need
 from cutaway.pipeline import config, folder, verbs
@@ -141,23 +140,12 @@ def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
                 + f"; known: {', '.join(sorted(known))}"
             )
     words = verbs.command(name, verb, given, "", False)[len(verb.split()) :]
-    app = cyclopts.App(help_flags=(), version_flags=(), default_parameter=Parameter(converter=_converted))
+    app = cyclopts.App(help_flags=(), version_flags=(), default_parameter=Parameter(converter=converted))
     app.default(function)
     try:
         app.parse_args(words, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as problem:
         raise UserError(f"stages.{name}.config: {' '.join(str(problem).split())}") from None
-
-
-def _converted(hint: Any, tokens: Any) -> Any:
-    """An option's value. Where a whole number is asked for, 3.5 is refused instead of rounded."""
-    import cyclopts
-
-    if int in (hint, *get_args(hint)) and float not in get_args(hint):
-        for token in tokens:
-            if not re.fullmatch(r"[+-]?\d+", token.value):
-                raise ValueError(f"{token.value!r} is not a whole number")
-    return cyclopts.convert(hint, tokens)
 
 
 def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:

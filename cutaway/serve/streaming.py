@@ -89,7 +89,10 @@ class MergedStreams:
         unfinished, client = len(self.streams), self.streams[0].request.client
         seconds = self.service.limits.request_seconds
         left = max(0.0, self.began + seconds - time.perf_counter())
-        late = lambda: queue.put_nowait((0, timeout_error(seconds)))  # noqa: E731
+
+        def late() -> None:
+            queue.put_nowait((0, timeout_error(seconds)))
+
         self._timer = asyncio.get_running_loop().call_later(left, late)
         while unfinished:
             i, event = await queue.get()
