@@ -11,8 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cutaway import gguf
+from cutaway import gguf, native
+from cutaway.generate.draft_heads import HeadProposer
+from cutaway.generate.sample import History, Sampler
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.speculative import DraftedText
 from cutaway.quantization import formats
+from cutaway.runtime.draft_heads import mtp_heads
+from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder
 from cutaway.weights.checkpoint import Checkpoint
@@ -140,3 +146,50 @@ def _as_gguf(checkpoint: Checkpoint, path: Path, kept: bool) -> None:
     for name in checkpoint.config.weights() if kept else ():
         if name.startswith("mtp."):
             assert np.allclose(*(formats.unpack(one.tensors[name]) for one in (checkpoint, back)))
+
+
+# ---- what a head reads while a text is written -----------------------------------------------------------
+
+CLOSE = 4e-3  # the runtime keeps keys and values as halves (docs/runtime.md)
+ASSISTED = ("deepseek_v3-1", "glm4_moe-1", "mellum-1")  # transformers drafts for no recurrent model
+
+
+def transformers_drafts(main: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int], Any]]:
+    """Each draft of transformers' own decoding with heads (``use_mtp``): the text, the drafted tokens, and
+    their logits [k v].
+    """
+    found, forward = [], mtp.MtpModel.forward
+
+    def noted(self: Any, *args: Any, **more: Any) -> Any:
+        tokens, logits, loss = forward(self, *args, **more)
+        found.append((more["full_input_ids"][0].tolist(), tokens[0].tolist(), logits[0].numpy()))
+        return tokens, logits, loss
+
+    monkeypatch.setattr(mtp.MtpModel, "forward", noted)
+    main.generate(tiny.IDS[:1], use_mtp=True, do_sample=False, max_new_tokens=12, eos_token_id=None)
+    return found
+
+
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
+@pytest.mark.parametrize("case", ASSISTED)
+def test_a_head_drafts_from_the_state_that_transformers_gives_it(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits of every draft: so the first head reads the state after the model's last norm, and a further
+    head the one after the norm of the head before it.
+    """
+    main, _, folder = made(case, tmp_path)
+    drafts = transformers_drafts(main, monkeypatch)
+    assert len(drafts) > 3
+    checkpoint = load.read_checkpoint(folder)
+    config: Any = checkpoint.config
+    engine = RuntimeEngine(config, checkpoint.tensors, 1)
+    heads = HeadProposer(mtp_heads(engine, config, checkpoint.tensors), config.vocab)
+    for ids, tokens, logits in drafts:
+        text = DraftedText(History(ids), Sampler(SamplingParams(temperature=0)))
+        _, values = engine.observe([ids[:-1]], [engine.new_state()], heads.watches)
+        heads.see(text, 0, values)
+        assert heads.kind(text) is not None
+        for round, wanted in enumerate(logits):
+            ahead = np.array([*ids, *tokens[:round]])
+            assert np.abs(heads.read([text], [ahead], round)[0] - wanted).max() < CLOSE * np.abs(wanted).max()
