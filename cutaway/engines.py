@@ -282,7 +282,7 @@ class Engines:
             if folder is None:
                 heads = mtp_heads(base, config, tensors)
             else:
-                heads = [EagleHead(base, config, tensors, eagle3.read(folder))]
+                heads = [EagleHead(base, config, tensors, eagle3.in_eight_bits(eagle3.read(folder)))]
         except UserError as error:
             raise UserError(f"{source} cannot draft by a head: {error}") from None
         self._draft_heads[folder] = heads

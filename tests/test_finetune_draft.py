@@ -1,8 +1,9 @@
-"""A tiny draft for a model: its table is the best that fits, its answers are the model's own, a run that was
-stopped goes on, what it drafts is counted, and the folder drafts for the model.
+"""A head that drafts for a model: it begins as what the model nearly says, its answers are the model's own, a
+run that was stopped goes on, what it drafts is counted, and the folder drafts for the model.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import cutaway
 from cutaway import native
 from cutaway.cli import main
 from cutaway.commands import finetune_draft
+from cutaway.embedding.tables import lowrank
 from cutaway.errors import UserError
 from cutaway.evaluate import drafts
+from cutaway.generate.decode import finish, generate
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.quantization import formats
-from cutaway.train import draft_model
+from cutaway.train import draft_head
+from cutaway.weights import eagle3
 from tests.training import chatting_model, conversations
 
 needs_core = pytest.mark.skipif(native.unavailable_reason() is not None, reason="the core is not built")
@@ -29,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(draft_model, "KEY", 8)
+    monkeypatch.setattr(draft_head, "KEY", 8)
     monkeypatch.setattr(finetune_draft, "TOKENS", 6)
     return conversations(tmp_path / "talk.jsonl")
 
@@ -39,21 +44,39 @@ def lm(base: Path) -> Any:
     return cutaway.load(base, engine="runtime")
 
 
-def test_the_table_is_the_best_of_its_width(base: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(draft_model, "KEY", 8)
+@needs_core
+def test_an_untrained_head_says_what_the_stream_before_the_last_layer_does(
+    lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And scores the ids that were written most."""
+    monkeypatch.setattr(draft_head, "KEY", 8)
+    monkeypatch.setattr(draft_head, "SCORED", 50)
+    counts = np.arange(320)[::-1] % 71
+    draft_head.write(lm.checkpoint, counts, tmp_path)
+    of = eagle3.read(tmp_path)
+    assert sorted(counts[of.ids]) == sorted(counts)[-50:] and (np.diff(of.ids) > 0).all()  # type: ignore[index, call-overload]
+    (head,) = lm.engines.draft_heads(tmp_path)
+    ids = lm.ids("It is a truth")
+    _, values = lm.engine.observe([ids], [lm.engine.new_state()], [*head.watches, "blocks.0.out"])
+    logits, _ = head.read([(ids[1:], head.hidden(values)[:-1])], [head.new_state()])
+    wanted = of_lens(lm, values["blocks.0.out"][-2])[of.ids]
+    assert np.corrcoef(logits[0], wanted)[0, 1] > 0.999
+
+
+def of_lens(lm: Any, stream: np.ndarray) -> np.ndarray:
+    """The model's head of a residual stream, in floats."""
+    table, norm = (formats.unpack(lm.checkpoint.tensors[f"{name}.weight"]) for name in ("embedding", "norm"))
+    return table @ (stream / np.sqrt((stream**2).mean() + 1e-5) * norm)
+
+
+@pytest.mark.parametrize("changes", [{"blocks": 1}, {"table": True}])
+def test_a_model_that_can_have_no_head_is_refused(base: Path, tmp_path: Path, changes: dict):
     checkpoint = cutaway.load(base).checkpoint
-    small = draft_model.start(checkpoint)
-    of, own = checkpoint.config, small.config
-    assert (own.vocab, own.width, own.context) == (of.vocab, 8, of.context)  # type: ignore[union-attr]
-    head = formats.unpack(checkpoint.tensors["embedding.weight"]) * formats.unpack(
-        checkpoint.tensors["norm.weight"]
-    )
-    table = formats.unpack(small.tensors["embedding.weight"])
-    left = np.linalg.norm(head) ** 2 - np.linalg.norm(table) ** 2  # what its directions do not reach
-    assert left == pytest.approx((np.linalg.svd(head, compute_uv=False)[8:] ** 2).sum(), rel=1e-3)
-    monkeypatch.setattr(draft_model, "KEY", 64)
-    with pytest.raises(UserError, match="its width is 32, and a draft's is 64 at least"):
-        draft_model.start(checkpoint)
+    of: Any = checkpoint.config
+    of = replace(of, blocks=of.blocks[:1]) if "blocks" in changes else replace(of, table=lowrank.Config(4))
+    with pytest.raises(UserError, match="before three layers"):
+        draft_head.write(replace(checkpoint, config=of), np.ones(320), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @needs_core
@@ -108,20 +131,24 @@ def test_what_a_draft_foresees_is_what_it_writes_behind_each_step(lm: Any, talk:
     """By hand: at each step the draft goes on greedily by COUNT tokens, of which those before a wrong one
     count.
     """
-    draft, answers = lm.first_layers(1), 0
-    for one in drafts.prompts(lm, talk)[0][:3]:
-        made = lm.generate(one.ids, max_tokens=19, temperature=0, ignore_eos=True)
-        steps, at = list[tuple[int, int]](), 1
-        while at < len(made.ids) - 1:
-            count = min(drafts.COUNT, len(made.ids) - 1 - at)
-            begun = [*one.ids, *made.ids[:at]]
-            own = draft.generate(begun, max_tokens=count, temperature=0, ignore_eos=True).ids
-            right = next((n for n in range(count) if own[n] != made.ids[at + n]), count)
-            steps.append((right, right + (right < count)))
+    draft = lm.first_layers(1)
+    asked = drafts.prompts(lm, talk)[0][:3]
+    found = drafts.judged(lm, draft, asked, 19, lambda done, total: None)
+    steps = list[tuple[int, int]]()
+    for one in asked:
+        made = finish(generate(lm.engine, lm.tokenizer, one.ids, SamplingParams(max_tokens=19), None, None))
+        end = [made.stop] if isinstance(made.stop, int) else []
+        ids, at = [*made.ids, *end], 1
+        while at < 19 and at < len(ids):
+            count = min(drafts.COUNT, 19 - 1 - at)
+            own = draft.generate([*one.ids, *ids[:at]], max_tokens=count, temperature=0, ignore_eos=True).ids
+            right = next((n for n in range(count) if at + n >= len(ids) or own[n] != ids[at + n]), count)
+            if count:
+                steps.append((right, right + (right < count)))
             at += right + 1
-        assert drafts._foreseen(draft, made, len(lm.tokenizer)) == steps
-        answers += len(steps)
-    assert answers > 10
+    right, tried = (sum(column) for column in zip(*steps, strict=True))
+    assert found.acceptance.value == pytest.approx(right / tried)
+    assert found.per_step.value == pytest.approx(right / len(steps) + 1) and len(steps) > 10
 
 
 @needs_core

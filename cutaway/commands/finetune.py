@@ -58,7 +58,8 @@ Resume = Annotated[
 Draft = Annotated[
     bool,
     Parameter(
-        help="With distill: train a tiny draft for --model on its own answers to the prompts.", negative=()
+        help="With distill: train a head that drafts for --model on its own answers to the prompts.",
+        negative=(),
     ),
 ]
 CheckJson = Annotated[bool, Parameter(name="--json", help="With --check: print JSON.", negative=())]
@@ -142,7 +143,7 @@ def finetune(
             run_folder.check(folder, resume, "finetune")
         check_folder(folder)
     if draft:
-        changes = _draft_changes(changes, data, model, folder, seed)
+        source, changes = _of_draft(changes, data, model, folder, seed)
     if sampled:
         methods.check_task(methods.entries(source, changes))
     elif check or not continues:
@@ -173,14 +174,14 @@ def _check_draft(draft: bool, source: str, task: str | None, check: bool) -> Non
         raise UserError(f"--draft reads prompts from a file: leave out {'--task' if task else '--check'}")
 
 
-def _draft_changes(
+def _of_draft(
     changes: Sequence[str], data: Path | None, model: str | None, folder: Path, seed: int | None
-) -> list[str]:
-    """The changes with the untrained draft and the answers in place of the model and the prompts."""
+) -> tuple[str, list[str]]:
+    """The method that trains a head, and the changes with the untrained one, and answers for the prompts."""
     from cutaway.commands import finetune_draft
 
     others = [each for each in changes if not each.startswith(("--base=", "--data.path="))]
-    return [*finetune_draft.prepared(data, model, folder, seed), *others]
+    return finetune_draft.METHOD, [*finetune_draft.prepared(data, model, folder, seed), *others]
 
 
 def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:

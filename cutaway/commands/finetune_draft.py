@@ -1,8 +1,8 @@
-"""`cutaway finetune distill --draft`: a tiny draft model for a model, trained on the model's own answers.
+"""`cutaway finetune distill --draft`: a head that drafts for a model, trained on the model's own answers.
 
 The run's folder has in ``data/`` what it began with: the prompts' file and model by name, the answers, and
-the untrained draft. Beside the trained model is ``draft.gguf``, the same in 8 bits, with which `--draft
-FOLDER` drafts, and ``acceptance.json``, how it did on prompts that were held out.
+the untrained head. ``draft_head/`` is the trained one, an EAGLE-3 head in its published format, with which
+`--draft FOLDER` drafts, and ``acceptance.json`` says how it did on prompts that were held out.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from cutaway.errors import UserError, plural
 from cutaway.evaluate import drafts
 from cutaway.store.files import atomic_file
 from cutaway.store.reading import parsed
-from cutaway.weights import save
-from cutaway.weights.run_checkpoint import BASE, DRAFT, DRAFTS_FOR
+from cutaway.weights.run_checkpoint import BASE, DRAFTS_FOR
 
 ANSWERS, START, ACCEPTANCE = "data/answers.jsonl", "data/start", "acceptance.json"
 TOKENS = 128  # of an answer
 HELD_OUT, MOST_HELD_OUT = 16, 32  # each of so many prompts is held out, and so many of them are judged
 FEWEST = 32  # prompts
-SETTINGS = ("--adapter=null", "--learning-rate=0.001", "--batch-size=8", "--intervals.sample=0")
+METHOD = "eagle3"  # that trains a head
 
 
 def prepared(data: Path | None, model: str | None, folder: Path, seed: int | None) -> list[str]:
-    """Write the model's answers and the untrained draft into the run's folder, as far as they are not there:
-    the changes of the config of `distill` that train it.
+    """Write the model's answers and the untrained head into the run's folder, as far as they are not there:
+    the changes of the config of ``METHOD`` that train it.
     """
     if data is None:
         raise UserError(
-            "a draft model learns from answers to prompts: name their file, as in cutaway "
+            "a draft learns from answers to prompts: name their file, as in cutaway "
             "finetune distill prompts.jsonl --draft"
         )
     teacher = model or BASE
@@ -41,14 +40,15 @@ def prepared(data: Path | None, model: str | None, folder: Path, seed: int | Non
     teacher = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
     asked, _ = _asked(lm, data)
     _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
-    if not (folder / START).is_dir():
-        from cutaway.train import draft_model
-
-        save.write_checkpoint(folder / START, draft_model.start(lm.checkpoint, seed or 0), "safetensors")
     with console.watched() as bar:
         drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
-    own = {"base": folder / START, "objective.teacher": teacher, "data.path": folder / ANSWERS}
-    return [*SETTINGS, *(f"--{name}={value}" for name, value in own.items())]
+    if not (folder / START / "config.json").is_file():
+        from cutaway.train import draft_head
+
+        counts = drafts.written(lm, asked, folder / ANSWERS)
+        draft_head.write(lm.checkpoint, counts, folder / START, seed or 0)
+    own = {"base": teacher, "objective.head": (folder / START).absolute(), "data.path": folder / ANSWERS}
+    return [f"--{name}={value}" for name, value in own.items()]
 
 
 def _begin(folder: Path, what: dict[str, str]) -> None:
@@ -88,13 +88,12 @@ def _asked(lm: Any, data: Path) -> tuple[list[drafts.Prompt], list[drafts.Prompt
 
 
 def judge(folder: Path) -> None:
-    """Pack a trained draft, and say how it does on prompts that were held out."""
+    """Say how a trained head does on prompts that were held out."""
     known = begun(folder)
-    cutaway.load(folder).save(folder / DRAFT, type="Q8_0", force=True)
-    lm, draft = cutaway.load(console.model_path(known["model"])), cutaway.load(folder / DRAFT)
+    lm = cutaway.load(console.model_path(known["model"]))
     _, held = _asked(lm, Path(known["prompts"]))
     with console.watched() as bar:
-        found = drafts.judged(lm, draft, held, TOKENS, lambda n, total: bar("judge", n, total))
+        found = drafts.judged(lm, folder, held, TOKENS, lambda n, total: bar("judge", n, total))
     with atomic_file(folder / ACCEPTANCE) as out:
         out.write(json.dumps(found.entries(), indent=1).encode())
     console.note(

@@ -30,7 +30,6 @@ from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.weights import eagle3
-from cutaway.weights.run_checkpoint import DRAFT
 
 Style = Literal["text", "table", "nothing"]
 
@@ -172,10 +171,7 @@ def drafts(draft: str, engine: Any, strict: bool) -> Any:
     if draft in OWN_DRAFTS:
         return draft
     path = model_path(draft)
-    if eagle3.is_head(path):
-        return path
-    packed = path / DRAFT
-    return cutaway.load(packed if packed.is_file() else path, engine=engine, strict=strict)
+    return path if eagle3.is_head(path) else cutaway.load(path, engine=engine, strict=strict)
 
 
 def _think(

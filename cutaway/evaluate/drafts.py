@@ -1,4 +1,4 @@
-"""A draft model's material and its judge: a model's own answers, and how often a draft foresees them.
+"""A draft's material and its judge: a model's own answers, and how often a draft foresees them.
 
 ``answer`` writes each prompt of a data set with the model's own answer, for `finetune distill --draft`, and
 goes on where it was stopped. ``judged`` drafts answers to prompts that were held out: a fixed number of
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cutaway.data import layouts, rows
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
-from cutaway.generate.batch.request import Generation
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.speculative import Drafting, DraftModel
+from cutaway.generate.speculative import Drafting, DraftLengths
 from cutaway.lm import LanguageModel
 
 TEMPERATURE = 0.7  # of the answers: what a model mostly says, and not always the same
@@ -97,6 +98,19 @@ def answer(lm: LanguageModel, asked: Sequence[Prompt], path: Path, tokens: int, 
     report(done, len(asked))
 
 
+def written(lm: LanguageModel, asked: Sequence[Prompt], path: Path) -> np.ndarray:
+    """How often the answers of a file [v] have each id."""
+    counts = np.zeros(lm.engines.decoder().vocab, np.int64)
+    for one, line in zip(asked, path.read_bytes().splitlines(), strict=True):
+        row = json.loads(line)
+        text = (
+            row["messages"][-1]["content"] if "messages" in row else row["text"].removeprefix(one.row["text"])
+        )
+        np.add.at(counts, lm.tokenizer.encode(text), 1)
+    counts[list(lm.tokenizer.eos_ids)] += len(asked)
+    return counts
+
+
 @dataclass(frozen=True)
 class Judged:
     """Results of a draft on held-out prompts, with intervals over prompts."""
@@ -115,41 +129,45 @@ class Judged:
         }
 
 
-def _foreseen(draft: LanguageModel, made: Generation, vocab: int) -> list[tuple[int, int]]:
-    """For each step of a greedy text that drafts COUNT tokens: how many of them the text has, and how many
-    were drafted up to the first wrong one.
+class _Counted(DraftLengths):
+    """COUNT tokens a step, and how each step's draft fared: how many of its tokens were accepted, and how
+    many there were up to the first wrong one.
     """
-    end = [made.stop] if isinstance(made.stop, int) else []
-    ids = [*made.prompt_ids, *made.ids, *end][: draft.context]
-    predicted = draft.logits(ids[:-1])[len(made.prompt_ids) - 1 :, :vocab].argmax(-1)
-    right = predicted == ids[len(made.prompt_ids) :]
-    steps, at = list[tuple[int, int]](), 1  # the first comes with the prompt, and the last after a draft
-    while at < len(right) - 1:
-        drafted = right[at : min(at + COUNT, len(right) - 1)]
-        count = len(drafted) if drafted.all() else int(drafted.argmin())
-        steps.append((count, count + (count < len(drafted))))
-        at += count + 1
-    return steps
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = list[tuple[int, int]]()
+
+    def choose(
+        self, texts: Sequence[Any], rooms: Sequence[int], proposer: Any, others: Sequence[str] = ()
+    ) -> list[int]:
+        return [min(COUNT, room) for room in rooms]
+
+    def update(self, text: Any, drafted: int, accepted: int) -> None:
+        if drafted:
+            self.steps.append((accepted, accepted + (accepted < drafted)))
 
 
 def judged(
-    lm: LanguageModel, draft: LanguageModel, asked: Sequence[Prompt], tokens: int, report: Report
+    lm: LanguageModel, draft: Path | LanguageModel, asked: Sequence[Prompt], tokens: int, report: Report
 ) -> Judged:
-    """How a draft does on prompts; greedy answers of at most so many tokens."""
+    """How a draft (a head's folder, or a model) does on prompts; greedy answers of at most so many tokens."""
     engine, tokenizer, settings = lm.engine, lm.tokenizer, SamplingParams(max_tokens=tokens)
     counts: list[tuple[int, int, int, int]] = []
     seconds: list[tuple[float, float]] = []
-    paying = Drafting(DraftModel(draft.engine, len(tokenizer)))
+    paying = lm.drafting(draft)
     for n, one in enumerate(asked):
         report(n, len(asked))
-        ways = [None, paying] if n % 2 else [paying, None]
+        counted = _Counted()
+        every = Drafting(paying.proposer, counted)
+        ways = [None, paying, every] if n % 2 else [every, paying, None]
         made = {
-            way is None: finish(generate(engine, tokenizer, one.ids, settings, None, way)) for way in ways
+            way: finish(generate(engine, tokenizer, one.ids, settings, None, way)).timings for way in ways
         }
-        if steps := _foreseen(draft, made[True], len(tokenizer)):
-            right, tried = zip(*steps, strict=True)
-            counts.append((sum(right), sum(tried), len(steps), sum(count > 0 for count in right)))
-        plain, drafted = (max(made[way].timings.decode_seconds, 1e-9) for way in (True, False))
+        if counted.steps:
+            right, tried = zip(*counted.steps, strict=True)
+            counts.append((sum(right), sum(tried), len(right), sum(count > 0 for count in right)))
+        plain, drafted = (max(made[way].decode_seconds, 1e-9) for way in (None, paying))
         seconds.append((plain, drafted))
     report(len(asked), len(asked))
     if not counts:

@@ -26,6 +26,7 @@ from cutaway.runtime import arithmetic
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
 from cutaway.runtime.kv_cache import State
+from cutaway.weights import eagle3
 from cutaway.weights.eagle3 import Eagle3
 from cutaway.weights.named_tensors import Tensors
 
@@ -195,9 +196,8 @@ class EagleHead(DraftHead):
     gives = "blocks.0.out"
 
     def __init__(self, base: RuntimeEngine, config: Decoder, tensors: Tensors, head: Eagle3) -> None:
-        _check_fits(config, head)
-        layers = head.layers or (2, len(config.blocks) // 2, len(config.blocks) - 3)
-        self.watches = tuple("embed" if n == 0 else f"blocks.{n - 1}.out" for n in layers)
+        eagle3.check_fits(head, config)
+        self.watches = head.watches(len(config.blocks))
         self.engine = _engine(replace(head.config, context=config.context), head.tensors, base.threads)
         self.table = _Table(tensors["embedding.weight"] if head.table is None else head.table)
         self.fc = Product("fc.weight", head.fc, base.threads)
@@ -218,21 +218,3 @@ class EagleHead(DraftHead):
         return {"embed": (stream, True)} | {
             f"blocks.0.attention.{name}": (rows, False) for name, rows in added.items()
         }
-
-
-def _check_fits(config: Decoder, head: Eagle3) -> None:
-    """UserError for a head of another model."""
-    where, count = head.where, len(config.blocks)
-    if head.vocab != config.vocab:
-        raise UserError(f"{where}: is a head for {head.vocab} ids, and the model has {config.vocab}")
-    if head.target_width != config.width:
-        why = f"reads streams of width {head.target_width}, and the model's are {config.width} wide"
-        raise UserError(f"{where}: {why}")
-    if head.table is None and head.config.width != config.width:
-        raise UserError(f"{where}: has no embeddings, and its width of {head.config.width} is another")
-    if (
-        config.streams
-        or (count < 4 and head.layers is None)
-        or not all(0 <= n <= count for n in head.layers or ())
-    ):
-        raise UserError(f"{where}: reads three layers that a model of {count} layers does not have")

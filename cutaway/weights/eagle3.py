@@ -31,6 +31,9 @@ LAYER_CONFIG = "transformer_layer_config"  # of speculators
 OTHER_KEYS = ("draft_vocab_size", "target_hidden_size", "norm_before_residual", "norm_before_fc")
 OTHER_KEYS += ("eagle_config", "eagle_aux_hidden_state_layer_ids", "embed_requires_grad")
 LAYERS = ("midlayer.", "layers.0.")
+GROUP = 32  # columns of Q8_0
+SAID_AGAIN = {"t2d", "self_attn.rotary_emb.inv_freq"}  # what d2t and config.json say
+OF_RUN = "draft_head"  # the folder of a run that trained a head
 NAMES = {  # theirs of matrices and norms that are those of a block of ours
     "self_attn.o_proj": "blocks.0.attention.out",
     "post_attention_layernorm": "blocks.0.mlp_norm",
@@ -73,9 +76,15 @@ class Eagle3:
         """The kind of all its norms."""
         return self.config.norm
 
+    def watches(self, blocks: int) -> tuple[str, ...]:
+        """The values that it reads of a target of so many blocks."""
+        layers = self.layers or (2, blocks // 2, blocks - 3)
+        return tuple("embed" if n == 0 else f"blocks.{n - 1}.out" for n in layers)
+
 
 def is_head(folder: Path) -> bool:
-    """Whether a folder has an EAGLE-3 head, by its config.json."""
+    """Whether a folder has an EAGLE-3 head, by its config.json, or is a run that trained one."""
+    folder = _own(folder)
     if not (folder / "config.json").is_file():
         return False
     data = parsed(folder / "config.json")
@@ -90,6 +99,7 @@ def read(folder: Path) -> Eagle3:
     """The head of a folder; UserError for one that is damaged or computes something else."""
     if not is_head(folder):
         raise UserError(f"{folder}: has no EAGLE-3 head: no config.json names one")
+    folder = _own(folder)
     where = folder / "config.json"
     data = parsed(where)
     fields = Fields(data, where)
@@ -123,6 +133,56 @@ def read(folder: Path) -> Eagle3:
     return Eagle3(
         folder, config, Tensors(tensors), fc, beside, norms, _layers(fields, own), normed, table, ids, vocab
     )
+
+
+def _own(folder: Path) -> Path:
+    """The folder of the head: a run's is inside."""
+    return folder / OF_RUN if (folder / OF_RUN).is_dir() else folder
+
+
+def check_fits(head: Eagle3, config: Decoder) -> None:
+    """UserError for a head of another model."""
+    where, count = head.where, len(config.blocks)
+    if head.vocab != config.vocab:
+        raise UserError(f"{where}: is a head for {head.vocab} ids, and the model has {config.vocab}")
+    if head.target_width != config.width:
+        why = f"reads streams of width {head.target_width}, and the model's are {config.width} wide"
+        raise UserError(f"{where}: {why}")
+    if head.table is None and head.config.width != config.width:
+        raise UserError(f"{where}: has no embeddings, and its width of {head.config.width} is another")
+    if (
+        config.streams
+        or (count < 4 and head.layers is None)
+        or not all(0 <= n <= count for n in head.layers or ())
+    ):
+        raise UserError(f"{where}: reads three layers that a model of {count} layers does not have")
+
+
+def weights(folder: Path) -> dict[str, Packed]:
+    """The weights of a folder by their published names, without those of the modules that they are in."""
+    found = {_plain(name): packed for name, packed in _weights(_own(folder)).items()}
+    return {name: packed for name, packed in found.items() if name not in SAID_AGAIN}
+
+
+def named(weights: Mapping[str, Packed]) -> dict[str, Packed]:
+    """The weights as SafeAILab's files name them, from their names in the one layer."""
+    outside = ("fc.", "norm.", "lm_head.", "embed_tokens.", "d2t", "t2d")
+    return {
+        name if name.startswith(outside) else f"{LAYERS[0]}{name}": packed for name, packed in weights.items()
+    }
+
+
+def in_eight_bits(head: Eagle3) -> Eagle3:
+    """The head with its float matrices as Q8_0, where their rows are whole groups: it reads half the bytes of
+    BF16, and what it drafts is verified.
+    """
+
+    def packed(one: Packed) -> Packed:
+        whole = len(one.shape) == 2 and one.type in WHOLE and one.shape[1] % GROUP == 0
+        return formats.pack(formats.unpack(one), "Q8_0") if whole else one
+
+    tensors = Tensors({name: packed(head.tensors[name]) for name in head.tensors})
+    return replace(head, tensors=tensors, fc=packed(head.fc), beside=packed(head.beside))
 
 
 def _config(layer: Mapping[str, Any], where: Path) -> Decoder:
@@ -233,7 +293,7 @@ class _Named:
 
     def finish(self) -> None:
         """UserError for a weight that has no place; t2d says again what d2t does."""
-        left = sorted(self._left.keys() - self._taken - {"t2d", "self_attn.rotary_emb.inv_freq"})
+        left = sorted(self._left.keys() - self._taken - SAID_AGAIN)
         if left:
             raise UserError(f"{self.where}: the weight {quoted(left[0])} has no place in an EAGLE-3 head")
 

@@ -27,8 +27,7 @@ from cutaway.weights.named_tensors import Tensors
 STATE, WEIGHTS, AVERAGED = "state.json", "weights.safetensors", "ema.safetensors"
 RUN, WORDS = "run.yaml", "tokenizer"  # in the run's folder
 BASE = "smollm2"  # of a fine-tuning run whose config names none
-DRAFT = "draft.gguf"  # the packed model of a run that trained a draft
-DRAFTS_FOR = "data/begun.json"  # of such a run: for which model, and the file of its prompts
+DRAFTS_FOR = "data/begun.json"  # of such a run: which drafts, for which model, and the file of its prompts
 Read = Callable[[Path], Checkpoint]
 Words = Callable[[Path], Callable[[], Any] | None]
 

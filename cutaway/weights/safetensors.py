@@ -40,7 +40,7 @@ from cutaway.gguf import (
 from cutaway.store.files import atomic_file
 
 STORED = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"} | FOREIGN.keys())
-WRITTEN = ("F32", "F16", "BF16", "I32")
+WRITTEN = ("F32", "F16", "BF16", "I64", "I32")
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_INDEXED = 1 << 20

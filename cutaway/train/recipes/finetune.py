@@ -78,7 +78,11 @@ class FinetuningConfig(TrainingConfig):
             raise UserError(
                 "config.objective.teacher: names no model: give one with --objective.teacher NAME"
             )
-        if self.adapter is None and self.base_type == "packed":
+        if self.adapter is not None and self.objective.alone:
+            raise UserError(
+                "config.adapter: names an adapter, and the model stays as it is: take --adapter null"
+            )
+        if not self.frozen and self.base_type == "packed":
             raise UserError("config.base_type is 'packed', whose weights cannot be trained: name an adapter")
         if self.data.context > self.model.context:
             raise UserError(
@@ -91,7 +95,7 @@ class FinetuningConfig(TrainingConfig):
 
     @property
     def frozen(self) -> bool:
-        return self.adapter is not None
+        return self.adapter is not None or self.objective.alone
 
 
 def read_finetuning_config(
@@ -264,7 +268,7 @@ def base(run: FinetuningConfig) -> Checkpoint:
 def trained_model(run: FinetuningConfig, checkpoint: Checkpoint) -> decoder.Decoder:
     """The base's decoder with what is trained of it."""
     torch.manual_seed(run.seed)
-    model = build.decoder(checkpoint, run.base_type if run.adapter else "float32")
+    model = build.decoder(checkpoint, run.base_type if run.frozen else "float32")
     if run.adapter is not None:
         run.adapter.attach(model)
         peft_write.written(run.adapter.changes(model), checkpoint)  # refused now, not when it is trained
@@ -294,12 +298,12 @@ def export(run: FinetuningConfig, checkpoint: Checkpoint) -> Callable[[Training,
     """Writes the adapter into the run's folder, or the whole model beside it."""
 
     def write(training: Training, folder: Path) -> None:
-        weights = training.trained() if run.adapter is None else {}
+        weights = {} if run.frozen else training.trained()
         writes = training.parallel.rank == 0
         with training.averaged():
             run.objective.save(training.trainable.decoder, folder if writes else None)
             changes: Any = None if run.adapter is None else run.adapter.changes(training.trainable.decoder)
-        if not writes:
+        if not writes or run.objective.alone:
             return
         if changes is not None:
             adapters.save(folder, changes, checkpoint, run.base, run.context_extension)

@@ -27,6 +27,7 @@ class Objective(Bounded):
     ``rows``: what is trained on. ``source``: where that comes from: a user's examples, answers sampled to a
     task, or rows that a program writes (``compare``).
     ``reference``: whether it compares with the model before training.
+    ``alone``: whether only what it puts beside the model is trained, and the model stays as it is.
     ``reads_end``: whether it reads the model's output at the last token of an answer, which is only a target
     otherwise. ``updates``: how many optimisation steps a step takes on its batch.
     """
@@ -34,6 +35,7 @@ class Objective(Bounded):
     source: ClassVar[Source] = "examples"
     rows: ClassVar[Kind] = "examples"
     reference: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
     reads_end: ClassVar[bool] = False
     updates: ClassVar[int] = 1
     chunk_size: Count = 512
