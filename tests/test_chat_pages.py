@@ -153,7 +153,28 @@ def test_a_recurrence_is_stored_where_it_is_or_was_marked():
     assert state.length == len(READ) and session.ids == tuple(READ)
     state = session.storable(len(READ) - 3)
     assert state.length == len(READ) - RETOLD
+    state = session.storable(140)
+    assert state.length == 150 - RETOLD, "the mark of the prompt before is there"
+    session.prefill(READ[:190])
+    session.prefill(READ)
     assert session.storable(140) is None, "that mark was replaced"
+
+
+@pytest.mark.parametrize("shape", RECURRENT)
+def test_a_prompt_that_is_taken_back_is_not_a_reason_to_read_all(shape: str):
+    """The state comes back to the mark of the prompt before it, also if that one came from a file."""
+    for stored in (False, True):
+        reads = engine(shape)
+        session, plain = Session(reads, lasting=True), engine(shape)
+        session.prefill(READ[:100])
+        if stored:
+            ids, state = session.ids, session.storable(100)
+            session = Session(reads, lasting=True)
+            session.begin(ids, state)
+        session.prefill([*session.ids, *[5, 6, 7] * 20])
+        logits, read = session.prefill(again := [*READ[:100], *[9, 8] * 20])
+        assert read == len(again) - (100 if stored else 100 - RETOLD)
+        assert np.array_equal(logits, plain.prefill(again, plain.new_state()))
 
 
 @pytest.mark.parametrize("shape", RECURRENT)
@@ -236,5 +257,21 @@ def test_a_chat_with_a_recurrent_model_goes_on_from_its_state(talk: Any, tmp_pat
     pages.write_bytes(_flipped(kept, len(kept) - 1))
     damaged = talk("and?\n", "--load", saved, model=model)
     assert damaged[0] == after[0] and damaged[2][0] > 128 and "talk.json.kv is damaged" in damaged[1]
-    talk(f"{QUESTION}\n{QUESTION}\n/undo\n", "--save", tmp_path / "undone.json", model=model)
-    assert not (tmp_path / "undone.json.kv").exists(), "a recurrence does not forget what was taken back"
+    _check_undone(talk, tmp_path, model, first[2][0])
+
+
+def _check_undone(talk: Any, tmp_path: Path, model: Path, whole: int) -> None:
+    """Of one question the state before it is kept; of two it is not, and a note says what that costs."""
+    saved, pages = tmp_path / "undone.json", tmp_path / "undone.json.kv"
+    expected = talk(f"{QUESTION}\nand?\n", model=model)[0]
+    undone = talk(f"{QUESTION}\n{QUESTION}\n/undo\n", "--save", saved, model=model)
+    after = talk("and?\n", "--load", saved, model=model)
+    assert expected.endswith(after[0]) and after[2][0] < 80 and "KV cache is in" in undone[1]
+    asked = talk(f"{QUESTION}\n{QUESTION}\n/undo\nand?\n", model=model)
+    assert expected.endswith(asked[0].splitlines()[-1] + "\n") and asked[2][2] < 80
+    pages.unlink()
+    saved.unlink()
+    twice = talk(f"{QUESTION}\n" * 3 + "/undo\n/undo\n", "--save", saved, model=model)
+    assert not pages.exists() and "--load reads the conversation again" in twice[1]
+    after = talk("and?\n", "--load", saved, model=model)
+    assert expected.endswith(after[0]) and after[2][0] > whole

@@ -22,9 +22,7 @@ def beside(conversation: Path) -> Path:
 
 
 def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
-    """Write what a session read of a conversation, whose ids are given; a note where this model's KV cache is
-    not kept.
-    """
+    """Write what a session read of a conversation, whose ids are given; a note where that is not kept."""
     try:
         saver = prefixes.saver(lm, None, "--save")
     except UserError as error:
@@ -35,6 +33,11 @@ def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
         path = beside(conversation)
         nbytes = saver.write_state(path, lm.engine, SCOPE, session.ids[: state.length], state)
         note(f"Its KV cache is in {path} ({nbytes / 1e6:,.1f} MB): --load reads on from there.")
+    elif lm.engine.grid > 1 or shared >= lm.engine.page:  # else it is too short for a page
+        note(
+            "The conversation is saved without its KV cache, whose state cannot go back to before what was "
+            "taken back or stopped: --load reads the conversation again."
+        )
 
 
 def load(lm: Any, session: Any, conversation: Path) -> None:

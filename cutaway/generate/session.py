@@ -26,7 +26,7 @@ class Session:
 
     After an interrupted call the state is discarded: the next prompt is read from its beginning. A recurrence
     forgets no id. So where prompts are to follow (``lasting``), the state is marked a little before the end
-    of each, and the next one reads on from there.
+    of each, and the next one reads on from there, or from the mark before where the last was taken back.
     """
 
     def __init__(self, engine: Engine, edit: EditHooks | None = None, lasting: bool = False) -> None:
@@ -125,6 +125,8 @@ class Session:
     def begin(self, ids: Sequence[int], state: Any) -> None:
         """Hold a state that has read these ids, in place of what it holds."""
         self._state, self._ids, self._consistent = state, list(ids), True
+        if self._recurrent:
+            self.engine.mark(state, lasting=True)
 
     def _reuse(self, ids: Sequence[int]) -> int:
         """Drop what differs from these ids, and the last, whose logits are needed: how many ids are kept."""

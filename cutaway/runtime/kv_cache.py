@@ -20,6 +20,8 @@ from cutaway.runtime.reference_state import emptied
 PAGES_AT_ONCE = 4
 KEPT = 512 << 20  # bytes of pages that no text uses any more, kept for texts to come
 PIECE = 32 << 10  # halves written at once where pages are made ahead
+LASTING = 2  # marks: of a conversation's last prompt, and of the one before, for when the last is taken back
+Mark = tuple[int, np.ndarray]
 
 
 class Pages:
@@ -90,8 +92,8 @@ class State:
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
         self.recurrent = np.zeros(store.state_size, np.float32)
-        # Of a draft, and lasting: a length, and what the recurrence held there.
-        self._marks: dict[bool, tuple[int, np.ndarray]] = {}
+        # Of a draft, and lasting, the latest last: a length, and what the recurrence held there.
+        self._marks = {lasting: deque[Mark](maxlen=kept) for lasting, kept in ((False, 1), (True, LASTING))}
         self.one: step.OneToken | None = None  # made when a token is first read alone
         # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again; the length that
         # is announced; and how the pages are rotated, None where they differ.
@@ -116,7 +118,8 @@ class State:
         self.announced = max(len(ids) + new, self.announced)
         self.longer = self.announced > self._store.first_length
         self._pages, self._borrowed, self.length = [], 0, 0
-        self._marks.clear()
+        for marks in self._marks.values():
+            marks.clear()
         self.addresses = np.empty(0, np.uint64)
         self.recurrent[:] = 0
         return ids
@@ -135,22 +138,24 @@ class State:
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
     def mark(self, lasting: bool = False) -> None:
-        """Remembers what recurrent layers hold now, so that ``truncate`` can come back to it: the latest of
-        the marks that are ``lasting``, and of those that are not.
+        """Remembers what recurrent layers hold now, so that ``truncate`` can come back to it: the latest two
+        marks that are ``lasting``, and the latest that is not.
         """
         if self.recurrent.size:
-            self._marks[lasting] = self.length, self.recurrent.copy()
+            self._marks[lasting].append((self.length, self.recurrent.copy()))
 
     def truncate(self, length: int) -> None:
         """Forgets what is after the first ``length`` positions. Recurrent layers come back to where they were
         marked last before that, and without a mark to the beginning.
         """
-        marks = [mark for mark in self._marks.values() if mark[0] <= length]
+        marks = [mark for kind in self._marks.values() for mark in kind if mark[0] <= length]
         if marks and length < self.length:
             self.length, self.recurrent[:] = max(marks, key=lambda mark: mark[0])
         else:
             self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
-        self._marks = {kind: mark for kind, mark in self._marks.items() if mark[0] <= self.length}
+        for kind in self._marks.values():
+            while kind and kind[-1][0] > self.length:
+                kind.pop()
         if self.length == 0:
             self.recurrent[:] = 0
         del self.ids[self.length :]
