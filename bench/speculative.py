@@ -1,15 +1,17 @@
 """Where drafting pays: decoding with and without drafts, in turns, beside llama.cpp's own drafting.
 
-    python -m bench.speculative [MODEL] [--draft MODEL ...] [--llama-server PATH] [--kinds chat ...]
-                                [--tokens 48] [--texts 1 8] [--turns 12]
+    python -m bench.speculative [MODEL] [--draft MODEL ...] [--llama-server PATH] [--llama-eagle3 HEAD.gguf]
+                                [--kinds chat ...] [--prompts FILE] [--tokens 48] [--texts 1 8] [--turns 12]
 
 Greedy, by the runtime's scheduler. In a turn each way writes the same texts once, the next turn in reverse
 order, so that other work of the machine meets all alike. A cell has the median of all texts' tokens a second;
 the median over turns of its ratio to no drafts (of llama.cpp's to llama.cpp's own) with a 95% interval, for
 which "no drafts again" says what chance alone does; the same ratio of processor seconds a token; the share of
-drafted tokens that were accepted, and how many were drafted a token. With --draft, llama-server drafts with
-that file too (a .gguf); its own lookup (``--spec-type ngram-simple``) is always there. CUTAWAY_THREADS sets
-the threads of both. Our ways write the same texts, which is checked.
+drafted tokens that were accepted, and how many were drafted a token. --draft names a smaller model, with
+which llama-server drafts too if it is a .gguf, or a folder with an EAGLE-3 head; --llama-eagle3 gives that to
+llama-server as its convert_hf_to_gguf.py made it. Its own lookup (``--spec-type ngram-simple``) is always
+there. --prompts adds the kind "prompts", whose turns take the file's next ones. CUTAWAY_THREADS sets the
+threads of both. Our ways write the same texts, which is checked.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.native import library
+from cutaway.weights import eagle3
 from scripts.lib.serving import answering
 
 CODE = '''def area(width, height):
@@ -161,15 +164,18 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(values), float(low), float(high)
 
 
-def row(ways: dict[str, Write], prompts: list[list[int]], asked: Any, constrained: bool) -> dict[str, float]:
-    """Print a row's cells; the ratio of each of our ways to no drafts."""
+def row(
+    ways: dict[str, Write], turns: list[list[list[int]]], asked: Any, constrained: bool
+) -> dict[str, float]:
+    """Print a row's cells, of the prompts of each turn; the ratio of each of our ways to no drafts."""
     made: dict[str, list[Written]] = {way: [] for way in ways}
-    for turn in range(asked.turns + 1):
+    for turn, prompts in enumerate(turns):
         for way in list(ways)[:: -1 if turn % 2 else 1]:
             one = ways[way](prompts, asked.tokens, constrained)
             made[way] += [one] if turn else []  # the first reads the prompts, and finds its pace
     own = [way for way in ways if not way.startswith("llama")]
-    assert all(made[way][0].texts == made[own[0]][0].texts for way in own), "our texts are the same"
+    texts = {way: [one.texts for one in made[way]] for way in own}
+    assert all(texts[way] == texts[own[0]] for way in own), "our texts are the same"
     cells, ratios = [], {}
     for way, all_turns in made.items():
         base = made["no drafts" if way in own else "llama.cpp"]
@@ -191,6 +197,23 @@ def row(ways: dict[str, Write], prompts: list[list[int]], asked: Any, constraine
     return ratios
 
 
+def drafting(path: Path) -> Any:
+    """What drafts, as `lm.drafting` takes it."""
+    return path if eagle3.is_head(path) else cutaway.load(path, engine="runtime")
+
+
+def turns(lm: Any, kind: str, texts: int, asked: Any) -> list[list[list[int]]]:
+    """The prompts of the first turn, which is not counted, and of the others."""
+    if kind == "prompts":
+        lines = asked.prompts.read_text().splitlines()[: (asked.turns + 1) * texts]
+        words = [json.loads(line)["messages"][0]["content"] for line in lines]
+    else:
+        one = [f"Number {n}. {PROMPTS[kind]}" if texts > 1 else PROMPTS[kind] for n in range(texts)]
+        words = one * (asked.turns + 1)
+    prompts = [lm.chat_ids([{"role": "user", "content": one}]) for one in words]
+    return [prompts[at : at + texts] for at in range(0, len(prompts), texts)]
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -199,14 +222,16 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", default="smollm2")
     parser.add_argument("--draft", action="append", default=[], help="a smaller model of the same vocabulary")
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's server, built for this machine")
+    parser.add_argument("--llama-eagle3", type=Path, help="an EAGLE-3 head as llama.cpp has it")
     parser.add_argument("--kinds", nargs="*", default=list(PROMPTS), choices=list(PROMPTS))
+    parser.add_argument("--prompts", type=Path, help="conversations, whose first question is asked")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--texts", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--turns", type=int, default=12)
     asked = parser.parse_args(given)
     lm: Any = cutaway.load(asked.model, engine="runtime")
     drafts: dict[str, Any] = {"no drafts": None, "no drafts again": None, "lookup": "lookup"}
-    drafts |= {f"draft {Path(one).stem}": cutaway.load(one, engine="runtime") for one in asked.draft}
+    drafts |= {f"draft {Path(one).stem}": drafting(Path(one)) for one in asked.draft}
     found: dict[str, float] = {}
     with ExitStack() as open_ways:
         ways = {name: open_ways.enter_context(ours(lm, draft)) for name, draft in drafts.items()}
@@ -218,14 +243,15 @@ def main(given: Sequence[str] | None = None) -> None:
                 for one in asked.draft
                 if one.endswith(".gguf")
             }
+            if asked.llama_eagle3 is not None:
+                head = ("--spec-type", "draft-eagle3", "--model-draft", str(asked.llama_eagle3))
+                options["llama.cpp eagle3"] = head
             ways |= {name: open_ways.enter_context(theirs(*own, *how)) for name, how in options.items()}
         print("| text | texts | " + " | ".join(ways) + " |\n|---|" + "---|" * (len(ways) + 1))
-        for kind in asked.kinds:
+        for kind in [*asked.kinds, *(["prompts"] if asked.prompts else [])]:
             for texts in asked.texts:
-                words = [f"Number {n}. {PROMPTS[kind]}" if texts > 1 else PROMPTS[kind] for n in range(texts)]
-                prompts = [lm.chat_ids([{"role": "user", "content": one}]) for one in words]
                 print(f"| {kind} | {texts} | ", end="")
-                ratios = row(ways, prompts, asked, "schema" in kind)
+                ratios = row(ways, turns(lm, kind, texts, asked), asked, "schema" in kind)
                 found |= {f"{way}, {kind}, {texts}": ratio for way, ratio in ratios.items()}
     worst = min(found, key=found.__getitem__)
     print(f"The slowest is {found[worst]:.3f} of no drafts: {worst}.")
