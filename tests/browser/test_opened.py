@@ -425,6 +425,36 @@ def test_who_wrote_a_line_and_which_heads_read_it(app: Opened, server: Server, t
     place.get_by_text("other.json is no results.json of cutaway attack").wait_for()
 
 
+def test_safety_answers_while_the_chat_does_and_its_last_question_alone(app: Opened) -> None:
+    tab = app(reduced_motion="reduce")
+    tab.set_default_timeout(60_000)
+    asked: list[Any] = []  # the first two, of the chat and of Safety, are not answered
+
+    def hold(route: Any) -> None:
+        asked.append(route)
+        if len(asked) > 2:
+            route.continue_()
+
+    tab.route("**/v1/chat/completions", hold)
+    tab.get_by_text("Settings, edits and colours").click()
+    tab.get_by_label("longest answer").fill(str(LONGEST))
+    tab.locator("#message").fill("hello")
+    tab.get_by_role("button", name="Send").click()
+    tab.get_by_role("button", name="Stop").wait_for()
+    tab.get_by_role("link", name="Safety").click()
+    place = tab.locator(".safety")
+    for _ in range(2):
+        with tab.expect_request("**/v1/chat/completions"):
+            place.get_by_role("button", name="Answer", exact=True).click()
+    place.get_by_text("others, mean of 7 draws").wait_for()
+    assert place.locator(".turn").count() == 1 and place.locator(".answer .t").count() > 0
+    assert asked[1].request.failure == "net::ERR_ABORTED", "a question that is asked again has one answer"
+    asked[0].continue_()
+    tab.get_by_role("link", name="Chat").click()
+    tab.get_by_role("button", name="Send").wait_for()
+    assert tab.locator(".turns .turn").first.locator(".answer .t").count() > 0
+
+
 # ---- share -------------------------------------------------------------------------------------------------
 
 

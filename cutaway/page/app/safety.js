@@ -41,19 +41,20 @@ export class Safety extends Place {
     return [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: user }, ...result];
   }
 
+  // Answers beside what the chat may be answering. An answer of before that is not ended is stopped.
   async ask() {
     const { chat } = this.shell.places;
-    if (chat.running.size) return;
+    this.answering?.running.abort();
     await this.tries(this.problem, async () => {
       const messages = this.typed();
       await this.sources(messages);
       const turn = new Turn(chat, this.fields.user.value, messages);
       chat.adopt(turn);
-      const answer = turn.begin(chat.request(messages));
+      const answer = this.answering = turn.begin(chat.request(messages));
       turn.add(answer);
       this.answer.replaceChildren(turn.whole);
       await chat.run(turn, answer);
-      await this.opened(turn, answer);
+      if (this.answering === answer) await this.opened(turn, answer);
     });
   }
 
@@ -70,7 +71,7 @@ export class Safety extends Place {
   async sources(messages) {
     this.looking = instead(this.looking);
     this.messages = messages;
-    this.turn = null;
+    this.turn = this.answering = null;
     this.problem.hidden = true;
     this.heads.replaceChildren();
     this.answer.replaceChildren();
