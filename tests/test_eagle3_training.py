@@ -99,7 +99,8 @@ def test_the_loss_is_the_mean_divergence_by_hand(tmp_path: Path):
     made, config = trainable(tmp_path)
     text, prompt = IDS[:20], 4
     loss, report = made(batch_of([text, [1, 2, 3]], [prompt, 3]))
-    model, head = made.decoder, made.decoder.get_submodule(objective.HEAD)
+    model: Any = made.decoder
+    head: Any = model.get_submodule(objective.HEAD)
     ids, pos = torch.tensor([text]), torch.arange(len(text))[None]
     with torch.no_grad():
         logits = model(ids, pos)[0, :, torch.from_numpy(head.ids)].double()

@@ -40,6 +40,20 @@ def published(name: str) -> str:
 class Eagle3Head(nn.Module):
     """The head ``of`` a folder with these weights, by their published names (weights/eagle3.py)."""
 
+    fc: nn.Linear
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
+    lm_head: nn.Linear
+    input_layernorm: nn.Module
+    hidden_norm: nn.Module
+    post_attention_layernorm: nn.Module
+    norm: nn.Module
+
     def __init__(self, of: Eagle3, weights: Mapping[str, Packed]) -> None:
         super().__init__()
         (block,) = of.config.blocks
@@ -51,7 +65,7 @@ class Eagle3Head(nn.Module):
         self.table = None if of.table is None else torch.from_numpy(formats.unpack(of.table))
         for name in (*IN_ATTENTION, *IN_MLP, *NORMS, *OUTSIDE):
             found = torch.from_numpy(formats.unpack(weights[f"{published(name)}.weight"]))
-            module: nn.Module = of.norm.build(len(found))
+            module: Any = of.norm.build(len(found))
             if found.ndim == 2:
                 bias = weights.get(f"{published(name)}.bias")
                 module = nn.Linear(found.shape[1], found.shape[0], bias=bias is not None)

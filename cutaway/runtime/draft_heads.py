@@ -22,7 +22,6 @@ from cutaway.layers.config import Norm
 from cutaway.model.config import Decoder
 from cutaway.native import library, packed_product, structures
 from cutaway.quantization import formats
-from cutaway.runtime import arithmetic
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
 from cutaway.runtime.kv_cache import State
@@ -66,7 +65,12 @@ def _norm(tensors: Tensors, path: str, of: Norm) -> Any:
     weight = formats.finite(f"{path}.weight", tensors[f"{path}.weight"])
     if of.kind != "rms":
         raise UserError(f"The runtime does not run this head: its norms are {of.kind}, not rms")
-    return lambda x: arithmetic.rms_norm(np.ascontiguousarray(x, np.float32), weight, of.eps)
+    return lambda x: _rms(x, weight, of.eps)
+
+
+def _rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """RMS norm by numpy: the native step's order of addition would take a third of a small model's step."""
+    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(eps)) * weight
 
 
 class DraftHead:
@@ -210,8 +214,8 @@ class EagleHead(DraftHead):
     def inputs(self, ids: Sequence[int], hidden: np.ndarray) -> dict[str, tuple[np.ndarray, bool]]:
         (of_embedding, of_stream), eps = self.head.norms, self.head.norm.eps
         of = self.head.config.blocks[0].attention
-        embedded = arithmetic.rms_norm(self.table(ids), of_embedding, eps)
-        stream = arithmetic.rms_norm(hidden, of_stream, eps) if self.head.normed_stream else hidden
+        embedded = _rms(self.table(ids), of_embedding, eps)
+        stream = _rms(hidden, of_stream, eps) if self.head.normed_stream else hidden
         queries, groups = of.heads * of.key_size, of.groups * of.key_size
         q, k, v = np.split(self.beside(embedded), [queries, queries + groups], axis=1)
         added = {"q_unrotated": q, "k_unrotated": k, "v": v}
