@@ -149,11 +149,11 @@ def test_only_the_head_is_trained_and_written_as_it_was_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("head", "said"), [("", "names no folder"), ("nowhere", "nowhere: give the folder of")]
+    ("head", "printed"), [("", "names no folder"), ("nowhere", "nowhere: give the folder of")]
 )
-def test_a_run_without_a_head_is_refused(head: str, said: str):
+def test_a_run_without_a_head_is_refused(head: str, printed: str):
     of, entries = target()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=printed):
         objective.Config(head=head).attach(tiny.definition(of, entries).model)
 
 

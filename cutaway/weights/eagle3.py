@@ -32,7 +32,7 @@ OTHER_KEYS = ("draft_vocab_size", "target_hidden_size", "norm_before_residual", 
 OTHER_KEYS += ("eagle_config", "eagle_aux_hidden_state_layer_ids", "embed_requires_grad")
 LAYERS = ("midlayer.", "layers.0.")
 GROUP = 32  # columns of Q8_0
-SAID_AGAIN = {"t2d", "self_attn.rotary_emb.inv_freq"}  # what d2t and config.json say
+DERIVED = {"t2d", "self_attn.rotary_emb.inv_freq"}  # what d2t and config.json say
 OF_RUN = "draft_head"  # the folder of a run that trained a head
 NAMES = {  # theirs of matrices and norms that are those of a block of ours
     "self_attn.o_proj": "blocks.0.attention.out",
@@ -161,7 +161,7 @@ def check_fits(head: Eagle3, config: Decoder) -> None:
 def weights(folder: Path) -> dict[str, Packed]:
     """The weights of a folder by their published names, without those of the modules that they are in."""
     found = {_plain(name): packed for name, packed in _weights(_own(folder)).items()}
-    return {name: packed for name, packed in found.items() if name not in SAID_AGAIN}
+    return {name: packed for name, packed in found.items() if name not in DERIVED}
 
 
 def named(weights: Mapping[str, Packed]) -> dict[str, Packed]:
@@ -293,7 +293,7 @@ class _Named:
 
     def finish(self) -> None:
         """UserError for a weight that has no place; t2d says again what d2t does."""
-        left = sorted(self._left.keys() - self._taken - SAID_AGAIN)
+        left = sorted(self._left.keys() - self._taken - DERIVED)
         if left:
             raise UserError(f"{self.where}: the weight {quoted(left[0])} has no place in an EAGLE-3 head")
 
