@@ -323,12 +323,16 @@ class ByTime:
         return config | {"steps": steps}
 
     def time_of(self, folder: Folder, name: str) -> float:
-        """The seconds that a training stage may take: its share of what is left."""
+        """The seconds that a training stage may take: its share of what it and those before it have left.
+
+        What later stages took, where this one is made again, is theirs.
+        """
         pipeline = folder.pipeline
-        rest = pipeline.names[pipeline.names.index(name) :]
+        at = pipeline.names.index(name)
+        took, rest = sum(map(folder.took, pipeline.names[: at + 1])), pipeline.names[at:]
         fixed = sum(pipeline[one].seconds for one in rest if not VERBS[pipeline[one].verb].trains)
         shares = {one: pipeline[one].share for one in rest if VERBS[pipeline[one].verb].trains}
-        left = self.budget * (1 - RESERVE) - sum(folder.times().values()) - fixed
+        left = self.budget * (1 - RESERVE) - took - fixed
         return max(0.0, left * shares[name] / sum(shares.values()))
 
     def _probed(self, folder: Folder, name: str, config: dict[str, Any]) -> tuple[float, float]:

@@ -138,7 +138,7 @@ class Folder:
     # ---- times ---------------------------------------------------------------------------------------------
 
     def times(self) -> dict[str, float]:
-        """Seconds that each stage has run, over all attempts."""
+        """Seconds that each stage has run, over all attempts that its folder is of."""
         return self._counts(TIMES)
 
     def took(self, name: str) -> float:
@@ -150,6 +150,13 @@ class Folder:
         counts = self._counts(kind)
         text = json.dumps(counts | {name: counts.get(name, 0.0) + amount}, indent=1)
         write_file(self.path / kind, text)
+
+    def forget(self, name: str) -> None:
+        """Count what a stage takes from 0, because it is made anew."""
+        for kind in (TIMES, ENERGY):
+            counts = self._counts(kind)
+            if counts.pop(name, None) is not None:
+                write_file(self.path / kind, json.dumps(counts, indent=1))
 
     def _counts(self, kind: str) -> dict[str, float]:
         path, again = self.path / kind, "remove it, and it is counted anew"

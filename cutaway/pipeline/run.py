@@ -79,6 +79,8 @@ class Runner:
         return ran
 
     def _stage(self, name: str) -> None:
+        if not self.folder.stage(name).exists():
+            self.folder.forget(name)
         if not self.folder.config_path(name).is_file():
             self.folder.keep_config(name, self.planner.fixed(self.folder, name))
         code = self.attempt(name)
