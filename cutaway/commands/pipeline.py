@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from cutaway import bounds
+from cutaway.bounds import Count, Natural, NonNegative
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Json, Threads, converted
 from cutaway.errors import UserError
@@ -21,6 +23,7 @@ from cutaway.pipeline.config import Pipeline
 from cutaway.store.files import write_file
 
 LIST = "list"
+RANGES = {int: Count, float: NonNegative}  # of a verb's options, but for its seed
 OF_THE_RUN = {"output", "target", "as_json"}  # a stage's options that the run gives
 
 
@@ -29,7 +32,7 @@ def pipeline(
     /,
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    budget: str | None = None,
+    budget: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     stages: str | None = None,
     seed: int | None = None,
     dry_run: Flag = False,
@@ -65,7 +68,7 @@ def pipeline(
         _list(as_json)
         return
     need("a pipeline", "torch")
-    from cutaway.pipeline import named
+    from cutaway.pipeline import checks, named
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: give a number from 1 up")
@@ -84,6 +87,7 @@ def pipeline(
         raise UserError(f"--stages: name one or more, with commas between them: {','.join(given.names)}")
     check(given)
     named.check(given)
+    checks.models(given)
     if kept or folder.begun(place):
         _continue(place, None if kept else given, names, dry_run, as_json)
     else:
@@ -143,9 +147,12 @@ def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
     app = cyclopts.App(help_flags=(), version_flags=(), default_parameter=Parameter(converter=converted))
     app.default(function)
     try:
-        app.parse_args(words, exit_on_error=False, print_error=False)
+        _, read, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as problem:
         raise UserError(f"stages.{name}.config: {' '.join(str(problem).split())}") from None
+    for key, value in read.arguments.items():
+        bound = Natural if key == "seed" else RANGES.get(type(value))
+        bounds.check(value, bound, f"stages.{name}.config.{key}")
 
 
 def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:

@@ -67,12 +67,12 @@ class _Stage:
                 self._model("config.base", base)
             return
         for key in MODELS:
-            for each in _texts(self.config.get(key)):
+            for each in texts(self.config.get(key)):
                 self._model(f"config.{key}", each)
         for key in FILES:
-            for each in _texts(self.config.get(key)):
+            for each in texts(self.config.get(key)):
                 self._path(f"config.{key}", each)
-        asked = list(_names(self.config.get("tasks")))
+        asked = list(names(self.config.get("tasks")))
         if self.verb == "eval" and self.config.get("harness"):
             raise UserError("config.harness: a run's evaluations are tasks of Cutaway: name them in tasks")
         if self.verb == "eval" and not asked:
@@ -80,7 +80,7 @@ class _Stage:
         for task in asked:
             self._task(task)
         if self.verb == "attack":
-            probe_runner.check_probes(list(_names(self.config.get("probe"))))
+            probe_runner.check_probes(list(names(self.config.get("probe"))))
 
     def _learned(self, data: dict[str, Any]) -> None:
         """What a stage that learns from rewards is asked: a task, or what judges the answers to a file's."""
@@ -173,13 +173,13 @@ def _programs(key: str, task: Any) -> None:
             )
 
 
-def _names(value: Any) -> Iterator[str]:
+def names(value: Any) -> Iterator[str]:
     """The names of an entry, which may have commas between them."""
-    for each in _texts(value):
+    for each in texts(value):
         yield from filter(None, map(str.strip, each.split(",")))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
     """The texts of an entry that is one or a list."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, str):
