@@ -124,7 +124,8 @@ def _without_idle_groups(checkpoint: Checkpoint) -> Checkpoint:
             return block
         return replace(block, mlp=replace(mlp, router=replace(mlp.router, groups=1, top_groups=1)))
 
-    if not isinstance(checkpoint.config, Decoder):
+    config = checkpoint.config
+    if not isinstance(config, Decoder):
         return checkpoint
-    blocks = tuple(map(plain, checkpoint.config.blocks))
-    return replace(checkpoint, config=replace(checkpoint.config, blocks=blocks))
+    blocks, heads = tuple(map(plain, config.blocks)), tuple(map(plain, config.mtp))
+    return replace(checkpoint, config=replace(config, blocks=blocks, mtp=heads))

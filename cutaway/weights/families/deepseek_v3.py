@@ -187,19 +187,21 @@ def with_eps(config: Decoder, tensors: Tensors, eps: float) -> tuple[Decoder, Te
 
     x / sqrt(x² + a) is c x / sqrt((c x)² + b) with c = sqrt(b / a), which the matrices before the norm take.
     """
-    blocks, factors = list(config.blocks), {}
-    for n, block in enumerate(blocks):
-        of = block.attention
-        if getattr(of, "latent", None) is None or of.norm is None or of.norm.eps == eps:
-            continue
-        factor = math.sqrt(eps / of.norm.eps)
-        rotated = np.ones((of.rope_dim, 1), np.float32)  # which is not normed
-        latent = np.full((of.latent, 1), factor, np.float32)
-        factors[f"blocks.{n}.attention.down.weight"] = np.concatenate([latent, rotated])
-        factors[f"blocks.{n}.attention.query_down.weight"] = factor
-        blocks[n] = replace(block, attention=replace(of, norm=replace(of.norm, eps=eps)))
+    blocks, heads, factors = list(config.blocks), list(config.mtp), {}
+    for of_all, path in ((blocks, "blocks.{}"), (heads, "mtp.{}.block")):
+        for n, block in enumerate(of_all):
+            of = block.attention
+            if getattr(of, "latent", None) is None or of.norm is None or of.norm.eps == eps:
+                continue
+            factor = math.sqrt(eps / of.norm.eps)
+            rotated = np.ones((of.rope_dim, 1), np.float32)  # which is not normed
+            latent = np.full((of.latent, 1), factor, np.float32)
+            factors[f"{path.format(n)}.attention.down.weight"] = np.concatenate([latent, rotated])
+            factors[f"{path.format(n)}.attention.query_down.weight"] = factor
+            of_all[n] = replace(block, attention=replace(of, norm=replace(of.norm, eps=eps)))
     note = f"matrices before norms of latents are multiplied, so that the norms' eps is {eps:g}"
-    return replace(config, blocks=tuple(blocks)), multiplied(tensors, factors), note
+    changed = replace(config, blocks=tuple(blocks), mtp=tuple(heads))
+    return changed, multiplied(tensors, factors), note
 
 
 def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
@@ -279,8 +281,8 @@ FAMILY = llama.FAMILY.but(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
     hf=mtp.after(PLAIN),
-    gguf=GGUF_MIXTURE,
-    gguf_joined=(*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED),
+    gguf=mtp.in_gguf(GGUF_MIXTURE),
+    gguf_joined=mtp.in_gguf((*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED)),
     architecture="deepseek2",
     rows=(
         *rows.replaced(SIZES, Rope()),

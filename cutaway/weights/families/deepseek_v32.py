@@ -66,14 +66,16 @@ FAMILY = deepseek_v3.FAMILY.but(
             ),
         )
     ),
-    gguf=(
-        *deepseek_v3.GGUF_MIXTURE,
-        *naming.pairs(("blk.{n}.indexer.k_norm", "blocks.{n}.attention.index_norm")),
-        *naming.weights(
-            ("blk.{n}.indexer.attn_q_b", "blocks.{n}.attention.index_query"),
-            ("blk.{n}.indexer.attn_k", "blocks.{n}.attention.index_key"),
-            ("blk.{n}.indexer.proj", "blocks.{n}.attention.index_weight"),
-        ),
+    gguf=mtp.in_gguf(
+        (
+            *deepseek_v3.GGUF_MIXTURE,
+            *naming.pairs(("blk.{n}.indexer.k_norm", "blocks.{n}.attention.index_norm")),
+            *naming.weights(
+                ("blk.{n}.indexer.attn_q_b", "blocks.{n}.attention.index_query"),
+                ("blk.{n}.indexer.attn_k", "blocks.{n}.attention.index_key"),
+                ("blk.{n}.indexer.proj", "blocks.{n}.attention.index_weight"),
+            ),
+        )
     ),
     gguf_joined=(),
     architecture="deepseek32",

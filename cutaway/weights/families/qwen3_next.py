@@ -189,17 +189,19 @@ FAMILY = llama.FAMILY.but(
             *(rule for rule in qwen2_moe.FAMILY.hf if rule not in naming.HF_DECODER),
         )
     ),
-    gguf=(
-        *gguf_gated(
-            Rule("blk.{n}.attn_qkv.weight", ours("query", "key", "value"), split),
-            *naming.weights(("blk.{n}.attn_gate", f"{OURS}.gate"), ("blk.{n}.ssm_out", f"{OURS}.out")),
-            Rule("blk.{n}.ssm_ba.weight", ours("beta", "forget"), beside("groups")),
-            Rule("blk.{n}.ssm_conv1d.weight", f"{OURS}.conv.weight", same),
-            Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
-            Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay_vector),
-        ),
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_SHARED_EXPERT,
+    gguf=mtp.in_gguf(
+        (
+            *gguf_gated(
+                Rule("blk.{n}.attn_qkv.weight", ours("query", "key", "value"), split),
+                *naming.weights(("blk.{n}.attn_gate", f"{OURS}.gate"), ("blk.{n}.ssm_out", f"{OURS}.out")),
+                Rule("blk.{n}.ssm_ba.weight", ours("beta", "forget"), beside("groups")),
+                Rule("blk.{n}.ssm_conv1d.weight", f"{OURS}.conv.weight", same),
+                Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
+                Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay_vector),
+            ),
+            *naming.GGUF_EXPERTS,
+            *naming.GGUF_SHARED_EXPERT,
+        )
     ),
     ignored_gguf=(),
     gguf_fixed={"normalised": True, "activation": "silu"},
