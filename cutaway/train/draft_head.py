@@ -1,9 +1,10 @@
 """The start of an EAGLE-3 head (2503.01840) for a model, in its published format.
 
-It is one layer of the model's width, which begins as nothing: its stream is the model's own before its last
-layer, and its head the model's, so that an untrained one says what the model would if it ended there (the
-logit lens). It scores only the ids that the model writes most, since the head is most of what a step of
-drafting reads.
+It is one layer of the model's width, which begins as nothing: its stream is the model's own before the last
+layer, and its head the model's. So an untrained one says the token that it was given (the logit lens), and is
+made unsure of it. The stream is normed before the layer adds to it, since a model's grows large from layer to
+layer, and a new one would be too small beside it. It scores only the ids that the model writes most, since
+the head is most of what a step of drafting reads.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cutaway.weights.checkpoint import Checkpoint
 
 SCORED = 8192  # ids at most
 KEY = 64  # numbers of an attention head
+SURE = 0.2  # of the size that the model gives logits
 HEAD, TABLE, NORM = "head.weight", "embedding.weight", "norm.weight"
 
 
@@ -57,6 +59,7 @@ def write(checkpoint: Checkpoint, counts: np.ndarray, folder: Path, seed: int = 
         "draft_vocab_size": len(ids),
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
+        "norm_before_residual": True,
         "eagle_aux_hidden_state_layer_ids": [min(2, blocks - 1), blocks // 2, blocks - 1],
     }
     weights = {
@@ -84,7 +87,7 @@ def _weights(checkpoint: Checkpoint, of: Decoder, config: dict, seed: int) -> di
     ones = ("input_layernorm", "hidden_norm", "post_attention_layernorm")
     found |= dict.fromkeys(ones, np.ones(width))
     normed = of.norm.kind == "rms" and NORM in checkpoint.tensors
-    found["norm"] = formats.unpack(checkpoint.tensors[NORM]) if normed else np.ones(width)
+    found["norm"] = SURE * (formats.unpack(checkpoint.tensors[NORM]) if normed else np.ones(width))
     return {f"{name}.weight": value.astype(np.float32) for name, value in found.items()}
 
 
