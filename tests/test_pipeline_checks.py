@@ -146,8 +146,15 @@ def test_an_answer_that_leaves_the_question_no_room_is_refused(tmp_path: Path) -
         ask={"verb": "eval", "config": {"model": "smollm2", "against": "pretrain", "tasks": str(mine)}}
     ))  # fmt: skip
     refused("the context of sft holds 128", asking(str(mine), max_tokens=128, context=128))
-    for fits in (asking(str(mine), max_tokens=32), asking(str(choices)), asking("programs:dates,hellaswag"),
-                 asking("text:data/held-out/text"), asking(str(mine), context=512)):  # fmt: skip
+    refused("may have 300 tokens", asking("programs:dates", max_tokens="300"))
+    for fits in (
+        asking(str(mine), max_tokens=32),
+        asking(str(mine), max_tokens="32"),
+        asking(str(mine), context=512),
+        asking(str(choices)),
+        asking("programs:dates,hellaswag"),
+        asking("text:data/held-out/text"),
+    ):
         check_all(made(fits))
 
 

@@ -141,15 +141,21 @@ def _room_for_answers(pipeline: Pipeline, name: str) -> None:
     """The context of a model has room for the answers to its tasks."""
     config = pipeline[name].config
     for task in named.names(config["tasks"]):
-        most = _answer(task) and (config.get("max_tokens") or _answer(task))
-        for model in named.texts([config["model"], config.get("against")]) if most else ():
+        usual = _answer(task)
+        most = _whole(config.get("max_tokens"), usual)
+        for model in named.texts([config["model"], config.get("against")]) if usual else ():
             made = _config(pipeline, lineage(pipeline, name, model))
-            if isinstance(made, Decoder) and most >= (context := config.get("context") or made.context):
+            if isinstance(made, Decoder) and most >= (context := _whole(config.get("context"), made.context)):
                 raise UserError(
                     f"config.max_tokens: an answer to {task} may have {most} tokens, and the context of "
                     f"{model} holds {context}, the question among them: write fewer, as max_tokens: "
                     f"{context // 4}"
                 )
+
+
+def _whole(value: Any, usual: int) -> int:
+    """A whole number, which may be written as a text; the usual one where none is given."""
+    return int(value) if str(value).isdecimal() else usual
 
 
 def _answer(task: str) -> int:
