@@ -4,7 +4,8 @@
 #
 #   apt-get install g++-aarch64-linux-gnu qemu-user && scripts/check/neon.sh
 #
-# CXX and RUN name another compiler or emulator (CXX=g++ RUN= holds this machine's own kernels against the same).
+# CXX and RUN name another compiler or emulator (CXX=g++ RUN= holds this machine's own kernels against the same). With
+# MAIN=FILE OUT=FILE another program is compiled with the kernels, and not run (scripts/check/neon_counts.py).
 set -euo pipefail
 
 tree=$(cd "$(dirname "$0")/../.." && pwd)
@@ -14,10 +15,15 @@ compiler=${CXX:-aarch64-linux-gnu-g++}
 run=${RUN-qemu-aarch64}
 
 sources=()
-for story in core/isa core/thread_pool runtime/panels runtime/matmul runtime/matmul_{portable,avx2,avx_vnni,avx512,neon} \
+for story in core/isa core/thread_pool runtime/panels runtime/matmul runtime/prefetch \
+    runtime/matmul_{portable,avx2,avx_vnni,avx512,neon} \
     runtime/attention runtime/recurrence runtime/vectors weights/quant runtime/step; do
   sources+=("$tree/native/$story.cpp")
 done
-"$compiler" -O2 -std=c++20 -I "$tree/native" -ffp-contract=off -fno-tree-reassoc -static -pthread -Wall -Wextra \
-    "$tree/native/check/isa.cpp" "${sources[@]}" -o "$scratch/check"
+# As CMakeLists.txt compiles the kernels.
+options=(-O3 -std=c++20 -ffp-contract=off -fno-tree-reassoc -fno-tree-vrp -fno-tree-slp-vectorize
+    --param=sccvn-max-alias-queries-per-access=20 -fno-schedule-insns)
+"$compiler" "${options[@]}" -I "$tree/native" -static -pthread -Wall -Wextra \
+    "${MAIN:-$tree/native/check/isa.cpp}" "${sources[@]}" -o "${OUT:-$scratch/check}"
+[ -z "${OUT-}" ] || exit 0
 $run "$scratch/check"
