@@ -262,16 +262,20 @@ class Engines:
             engine = self._limited(ReferenceEngine(self.decoder(), tensors, self.asked.kv_cache))
         return engine if adapter is None else engine.adapted(adapter)
 
-    def draft_heads(self, folder: Path | None) -> Sequence[DraftHead]:
-        """The heads that draft for the runtime: an EAGLE-3 head, or (None) the model's own. UserError where
-        there is none, where it does not fit the model, and where the PyTorch model answers.
-        """
+    def check_heads_draft(self) -> None:
+        """UserError where the PyTorch model answers: heads draft for the runtime."""
         from cutaway import native
 
         name, why = self.choice()
         if name != "runtime" or not native.available():
             why = why if name != "runtime" else "the native core is not built"
             raise UserError(f"Heads draft for the runtime, which does not answer here, because {why}")
+
+    def draft_heads(self, folder: Path | None) -> Sequence[DraftHead]:
+        """The heads that draft for the runtime: an EAGLE-3 head, or (None) the model's own. UserError where
+        there is none, where it does not fit the model, and where the PyTorch model answers.
+        """
+        self.check_heads_draft()
         if folder in self._draft_heads:
             return self._draft_heads[folder]
         from cutaway.runtime.draft_heads import EagleHead, mtp_heads

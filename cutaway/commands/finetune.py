@@ -143,7 +143,7 @@ def finetune(
             run_folder.check(folder, resume, "finetune")
         check_folder(folder)
     if draft:
-        source, changes = _of_draft(changes, data, model, folder, seed)
+        source, changes = _of_draft(changes, data, model, folder)
     if sampled:
         methods.check_task(methods.entries(source, changes))
     elif check or not continues:
@@ -175,13 +175,18 @@ def _check_draft(draft: bool, source: str, task: str | None, check: bool) -> Non
 
 
 def _of_draft(
-    changes: Sequence[str], data: Path | None, model: str | None, folder: Path, seed: int | None
+    changes: Sequence[str], data: Path | None, model: str | None, folder: Path
 ) -> tuple[str, list[str]]:
     """The method that trains a head, and the changes with the untrained one, and answers for the prompts."""
     from cutaway.commands import finetune_draft
+    from cutaway.train.recipes.finetune import read_finetuning_config
 
+    teacher = finetune_draft.teacher(model)
     others = [each for each in changes if not each.startswith(("--base=", "--data.path="))]
-    return finetune_draft.METHOD, [*finetune_draft.prepared(data, model, folder, seed), *others]
+    changes = [*finetune_draft.changes(teacher, folder), *others]
+    seed = read_finetuning_config(finetune_draft.METHOD, changes).seed  # what is wrong is refused first
+    finetune_draft.prepare(data, teacher, folder, seed)
+    return finetune_draft.METHOD, changes
 
 
 def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:
@@ -194,7 +199,7 @@ def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:
 
     with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder, after) as callback:
         train(run, folder, callback, recipe=recipe, resume=resume, parallel=parallel)
-    if (folder / DRAFTS_FOR).is_file():
+    if parallel.rank == 0 and (folder / DRAFTS_FOR).is_file():
         from cutaway.commands import finetune_draft
 
         finetune_draft.judge(folder)

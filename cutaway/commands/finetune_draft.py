@@ -26,29 +26,39 @@ FEWEST = 32  # prompts
 METHOD = "eagle3"  # that trains a head
 
 
-def prepared(data: Path | None, model: str | None, folder: Path, seed: int | None) -> list[str]:
-    """Write the model's answers and the untrained head into the run's folder, as far as they are not there:
-    the changes of the config of ``METHOD`` that train it.
-    """
+def teacher(model: str | None) -> str:
+    """The model that answers, by a name that another folder knows too."""
+    name = model or BASE
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def changes(teacher: str, folder: Path) -> list[str]:
+    """The changes of the config of ``METHOD`` that train a model's head in a run's folder."""
+    own = {"base": teacher, "objective.head": (folder / START).absolute(), "data.path": folder / ANSWERS}
+    return [f"--{name}={value}" for name, value in own.items()]
+
+
+def prepare(data: Path | None, teacher: str, folder: Path, seed: int) -> None:
+    """Write a model's answers and its untrained head into the run's folder, as far as they are not there."""
+    from cutaway.train import draft_head
+    from cutaway.train.run import locked
+
     if data is None:
         raise UserError(
             "a draft learns from answers to prompts: name their file, as in cutaway "
             "finetune distill prompts.jsonl --draft"
         )
-    teacher = model or BASE
     lm = cutaway.load(console.model_path(teacher))
-    teacher = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
+    draft_head.checked(lm.checkpoint)
+    lm.engines.check_heads_draft()
     asked, _ = _asked(lm, data)
-    _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
-    with console.watched() as bar:
-        drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
-    if not (folder / START / "config.json").is_file():
-        from cutaway.train import draft_head
-
-        counts = drafts.written(lm, asked, folder / ANSWERS)
-        draft_head.write(lm.checkpoint, counts, folder / START, seed or 0)
-    own = {"base": teacher, "objective.head": (folder / START).absolute(), "data.path": folder / ANSWERS}
-    return [f"--{name}={value}" for name, value in own.items()]
+    with locked(folder):
+        _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
+        with console.watched() as bar:
+            drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
+        if not (folder / START / "config.json").is_file():
+            counts = drafts.written(lm, asked, folder / ANSWERS)
+            draft_head.write(lm.checkpoint, counts, folder / START, seed)
 
 
 def _begin(folder: Path, what: dict[str, str]) -> None:
@@ -90,8 +100,10 @@ def _asked(lm: Any, data: Path) -> tuple[list[drafts.Prompt], list[drafts.Prompt
 def judge(folder: Path) -> None:
     """Say how a trained head does on prompts that were held out."""
     known = begun(folder)
+    (folder / ACCEPTANCE).unlink(missing_ok=True)  # what an earlier head did
     lm = cutaway.load(console.model_path(known["model"]))
-    _, held = _asked(lm, Path(known["prompts"]))
+    asked, held = _asked(lm, Path(known["prompts"]))
+    drafts.answers(asked, folder / ANSWERS)  # else prompts that were trained on may be held out
     with console.watched() as bar:
         found = drafts.judged(lm, folder, held, TOKENS, lambda n, total: bar("judge", n, total))
     with atomic_file(folder / ACCEPTANCE) as out:

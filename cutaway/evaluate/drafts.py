@@ -8,7 +8,8 @@ tokens a step, to see how many are accepted, and as many as pay, in turns with n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from cutaway.data import layouts, rows
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.evaluate import statistics
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.speculative import Drafting, DraftLengths
 from cutaway.lm import LanguageModel
+from cutaway.store.files import disk_errors
+from cutaway.store.reading import parsed_text
 
 TEMPERATURE = 0.7  # of the answers: what a model mostly says, and not always the same
 AT_ONCE = 64  # prompts, after whose answers a stopped run goes on
@@ -42,6 +45,17 @@ class Prompt:
         if "messages" in self.row:
             return {"messages": [*self.row["messages"], {"role": "assistant", "content": text}]}
         return {"text": self.row["text"] + text}
+
+    def answer_in(self, row: Mapping[str, Any]) -> str | None:
+        """The text that ``answered`` made a row of; None where it made another."""
+        match row:
+            case {"messages": [*_, {"content": str(text)}]}:
+                pass
+            case {"text": str(text)}:
+                text = text.removeprefix(self.row.get("text", ""))
+            case _:
+                return None
+        return text if json.dumps(self.answered(text)) == json.dumps(row) else None
 
 
 def prompts(lm: LanguageModel, path: str | Path) -> tuple[list[Prompt], int]:
@@ -66,10 +80,12 @@ def _prompt(lm: LanguageModel, row: dict[str, Any], where: str) -> Prompt:
     known, _ = layouts.standard("examples", row, where)
     messages = known.get("messages")
     if messages is None:
-        text = known.get("prompt") or lm.tokenizer.decode(
-            lm.tokenizer.encode(known.get("text") or known["completion"])[:BEGINNING]
-        )
-        return Prompt({"text": text}, lm.ids(text))
+        text = known.get("prompt")
+        whole = text or known.get("text", known.get("completion"))
+        if not isinstance(whole, str):
+            raise UserError(f"{where}: its text is {quoted(whole)}: `finetune distill --draft` reads texts")
+        text = text or lm.tokenizer.decode(lm.tokenizer.encode(whole)[:BEGINNING])
+        return Prompt({"text": text}, lm.ids(text) if text else [])
     while messages and messages[-1]["role"] != "user":
         messages = messages[:-1]
     if not messages:
@@ -79,33 +95,51 @@ def _prompt(lm: LanguageModel, row: dict[str, Any], where: str) -> Prompt:
 
 def answer(lm: LanguageModel, asked: Sequence[Prompt], path: Path, tokens: int, report: Report) -> None:
     """Write each prompt with the model's answer of at most so many tokens, a line each; those that the file
-    has already stay.
+    has already stay. UserError where it answers other prompts.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    done = len(lines) if len(lines) == len(asked) else len(lines) // AT_ONCE * AT_ONCE
+    lines = _lines(path)
+    done = len(answers(asked, path))
+    done = done if done == len(asked) else done // AT_ONCE * AT_ONCE
     if done < len(lines):  # a part that was stopped, whose last line may not be whole
-        path.write_bytes(b"".join(lines[:done]))
+        os.truncate(path, sum(map(len, lines[:done])))
     while done < len(asked):
         report(done, len(asked))
         part = asked[done : done + AT_ONCE]
         made = lm.generate_batch(
             [one.ids for one in part], max_tokens=tokens, temperature=TEMPERATURE, seed=done
         )
-        lines = [json.dumps(one.answered(each.text)) for one, each in zip(part, made, strict=True)]
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        rows = [json.dumps(one.answered(each.text)) for one, each in zip(part, made, strict=True)]
+        with disk_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{row}\n" for row in rows))
         done += len(part)
     report(done, len(asked))
+
+
+def answers(asked: Sequence[Prompt], path: Path) -> list[str]:
+    """The answers that a file has, to the first prompts. UserError where it answers others."""
+    found = list[str]()
+    for n, line in enumerate(_lines(path)):
+        if not line.endswith(b"\n"):
+            break  # its writer was stopped
+        where = f"{path}, line {n + 1}"
+        text = asked[n].answer_in(parsed_text(line, where)) if n < len(asked) else None
+        if text is None:
+            raise UserError(
+                f"{where}: does not answer the prompt in this place: one of the files was changed since: "
+                "choose another folder with --output"
+            )
+        found.append(text)
+    return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
 
 def written(lm: LanguageModel, asked: Sequence[Prompt], path: Path) -> np.ndarray:
     """How often the answers of a file [v] have each id."""
     counts = np.zeros(lm.engines.decoder().vocab, np.int64)
-    for one, line in zip(asked, path.read_bytes().splitlines(), strict=True):
-        row = json.loads(line)
-        text = (
-            row["messages"][-1]["content"] if "messages" in row else row["text"].removeprefix(one.row["text"])
-        )
+    for text in answers(asked, path):
         np.add.at(counts, lm.tokenizer.encode(text), 1)
     counts[list(lm.tokenizer.eos_ids)] += len(asked)
     return counts
@@ -177,8 +211,8 @@ def judged(
     plain, drafted = zip(*seconds, strict=True)
     return Judged(
         len(counts),
-        statistics.ratio(right, tried),
-        statistics.ratio(first, steps),
-        statistics.ratio(written, steps),
-        statistics.ratio(plain, drafted),
+        statistics.ratio(right, tried, (0.0, 1.0)),
+        statistics.ratio(first, steps, (0.0, 1.0)),
+        statistics.ratio(written, steps, (1.0, COUNT + 1.0)),
+        statistics.ratio(plain, drafted).from_zero(),
     )

@@ -110,10 +110,12 @@ def paired(
     return Paired(*_estimated(first - second, clusters, (-1.0, 1.0) if share else None))
 
 
-def ratio(sums: Values, sizes: Values) -> Estimate:
-    """The sum of some figure per sum of sizes, such as bits per byte, of independent units that have both."""
+def ratio(sums: Values, sizes: Values, bounds: tuple[float, float] | None = None) -> Estimate:
+    """The sum of some figure per sum of sizes, such as bits per byte, of independent units that have both.
+    ``bounds``: of each unit's own, by what it is.
+    """
     x, size = np.asarray(sums, np.float64), np.asarray(sizes, np.float64)
-    return _located(x, size, None)[0]
+    return _located(x, size, bounds)[0]
 
 
 def blocks(n: int) -> np.ndarray:

@@ -29,16 +29,22 @@ SURE = 0.2  # of the size that the model gives logits
 HEAD, TABLE, NORM = "head.weight", "embedding.weight", "norm.weight"
 
 
-def write(checkpoint: Checkpoint, counts: np.ndarray, folder: Path, seed: int = 0) -> None:
-    """Write an untrained head for a model that wrote each id so many times [v]. UserError for a model that
-    can have none.
-    """
+def checked(checkpoint: Checkpoint) -> Decoder:
+    """The config of a model that can have a head. UserError for one that can have none."""
     of = checkpoint.config
     if not isinstance(of, Decoder) or of.table is not None or of.streams or len(of.blocks) < 2:
         raise UserError(
             f"{checkpoint.source}: a head that drafts reads the residual stream before three layers, and the "
             "table of tokens, of a decoder: this model does not have them"
         )
+    return of
+
+
+def write(checkpoint: Checkpoint, counts: np.ndarray, folder: Path, seed: int = 0) -> None:
+    """Write an untrained head for a model that wrote each id so many times [v]. UserError for a model that
+    can have none.
+    """
+    of = checked(checkpoint)
     ids = np.sort(np.argsort(-counts, kind="stable")[: min(SCORED, of.vocab)])
     blocks, hidden = len(of.blocks), max(64, round(of.width * 8 / 3 / 64) * 64)
     heads = max(1, of.width // KEY)

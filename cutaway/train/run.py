@@ -62,7 +62,7 @@ def train(
         parallel.micro_batches(run)
     where = device.device(run.device)
     log.check(run.tensorboard, run.wandb)
-    with _locked(folder, parallel):
+    with locked(folder, parallel):
         opened = _open(run, folder, resume, callback, where, recipe) if parallel.rank == 0 else None
         parallel.barrier()
         decided = ("compile",) if run.compile == "auto" else ()  # at the first start, and kept in run.yaml
@@ -144,7 +144,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, parallel: Parallel) -> Iterator[None]:
+def locked(folder: Path, parallel: Parallel = SINGLE_PROCESS) -> Iterator[None]:
     """Keep other processes from training into the folder at the same time."""
     if parallel.rank:
         yield

@@ -26,6 +26,7 @@ from cutaway.store.reading import parsed
 from cutaway.weights import family_registry, safetensors, torch_zip
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import WHOLE, Tensors
+from cutaway.weights.run_checkpoint import OF_DRAFT
 
 LAYER_CONFIG = "transformer_layer_config"  # of speculators
 OTHER_KEYS = ("draft_vocab_size", "target_hidden_size", "norm_before_residual", "norm_before_fc")
@@ -33,7 +34,6 @@ OTHER_KEYS += ("eagle_config", "eagle_aux_hidden_state_layer_ids", "embed_requir
 LAYERS = ("midlayer.", "layers.0.")
 GROUP = 32  # columns of Q8_0
 DERIVED = {"t2d", "self_attn.rotary_emb.inv_freq"}  # what d2t and config.json say
-OF_RUN = "draft_head"  # the folder of a run that trained a head
 NAMES = {  # theirs of matrices and norms that are those of a block of ours
     "self_attn.o_proj": "blocks.0.attention.out",
     "post_attention_layernorm": "blocks.0.mlp_norm",
@@ -84,7 +84,7 @@ class Eagle3:
 
 def is_head(folder: Path) -> bool:
     """Whether a folder has an EAGLE-3 head, by its config.json, or is a run that trained one."""
-    folder = _own(folder)
+    folder = own_folder(folder)
     if not (folder / "config.json").is_file():
         return False
     data = parsed(folder / "config.json")
@@ -99,7 +99,7 @@ def read(folder: Path) -> Eagle3:
     """The head of a folder; UserError for one that is damaged or computes something else."""
     if not is_head(folder):
         raise UserError(f"{folder}: has no EAGLE-3 head: no config.json names one")
-    folder = _own(folder)
+    folder = own_folder(folder)
     where = folder / "config.json"
     data = parsed(where)
     fields = Fields(data, where)
@@ -135,9 +135,9 @@ def read(folder: Path) -> Eagle3:
     )
 
 
-def _own(folder: Path) -> Path:
+def own_folder(folder: Path) -> Path:
     """The folder of the head: a run's is inside."""
-    return folder / OF_RUN if (folder / OF_RUN).is_dir() else folder
+    return folder / OF_DRAFT if (folder / OF_DRAFT).is_dir() else folder
 
 
 def check_fits(head: Eagle3, config: Decoder) -> None:
@@ -160,7 +160,7 @@ def check_fits(head: Eagle3, config: Decoder) -> None:
 
 def weights(folder: Path) -> dict[str, Packed]:
     """The weights of a folder by their published names, without those of the modules that they are in."""
-    found = {_plain(name): packed for name, packed in _weights(_own(folder)).items()}
+    found = {_plain(name): packed for name, packed in _weights(own_folder(folder)).items()}
     return {name: packed for name, packed in found.items() if name not in DERIVED}
 
 

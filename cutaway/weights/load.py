@@ -24,6 +24,7 @@ from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
 from cutaway.weights import (
     adapters,
+    eagle3,
     family_registry,
     mtp,
     rows,
@@ -68,6 +69,11 @@ def read_checkpoint(path: str | Path, strict: bool = False) -> Checkpoint:
         return _gguf(path)
     if (path / CONFIG).is_file():
         return _cutaway(path)
+    if eagle3.is_head(path):
+        raise UserError(
+            f"{path}: is a head that drafts for a model, and no model itself: "
+            f"`cutaway chat MODEL --draft {path}` drafts with it"
+        )
     if (path / "config.json").is_file():
         return _hugging_face(path, strict)
     if (path / REWARD).is_file():

@@ -27,6 +27,7 @@ from cutaway.weights.named_tensors import Tensors
 STATE, WEIGHTS, AVERAGED = "state.json", "weights.safetensors", "ema.safetensors"
 RUN, WORDS = "run.yaml", "tokenizer"  # in the run's folder
 BASE = "smollm2"  # of a fine-tuning run whose config names none
+OF_DRAFT = "draft_head"  # the folder of a run that trained a head that drafts, and that head's module
 DRAFTS_FOR = "data/begun.json"  # of such a run: which drafts, for which model, and the file of its prompts
 Read = Callable[[Path], Checkpoint]
 Words = Callable[[Path], Callable[[], Any] | None]
@@ -49,6 +50,11 @@ def read_run(folder: Path, read_model: Read, tokenizer_of: Words) -> Checkpoint:
     stored = safetensors.read_safetensors(folder / WEIGHTS)
     if (folder / AVERAGED).is_file():
         stored = {**stored, **safetensors.read_safetensors(folder / AVERAGED)}
+    if any(name.startswith(f"{OF_DRAFT}.") for name in stored):
+        raise UserError(
+            f"{folder}: is a checkpoint of a head that drafts, and no model: --draft {run} drafts with it "
+            "once the run has ended"
+        )
     pretrained = isinstance(data.get("data"), dict) and "sources" in data["data"]
     base = None if pretrained else read_model(store.resolve(str(data.get("base", BASE)), pull=False))
     if base is not None and data.get("adapter") is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cutaway.bounds import Count, Fraction
 from cutaway.errors import UserError
 from cutaway.train.objectives.common.objective import Objective
+from cutaway.weights.run_checkpoint import OF_DRAFT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from cutaway.model.decoder import Decoder
     from cutaway.train.trainable import Trainable, TrainingBatch
 
-HEAD = "draft_head"  # the module beside the model
 CONFIG, WEIGHTS, LAYER = "config.json", "model.safetensors", "midlayer."
 
 
@@ -53,21 +53,23 @@ class Config(Objective):
         head = eagle3.read(folder)
         eagle3.check_fits(head, model.config)
         freeze(model)
-        model.add_module(HEAD, Eagle3Head(head, eagle3.weights(folder)))
+        model.add_module(OF_DRAFT, Eagle3Head(head, eagle3.weights(folder)))
 
     def save(self, model: Decoder, folder: Path | None) -> None:
         """Write the head into a run's folder, in its published format."""
         from cutaway.quantization import formats
+        from cutaway.store.files import atomic_file, contents
         from cutaway.train.adapted import array
         from cutaway.weights import eagle3, safetensors
 
-        head: Any = model.get_submodule(HEAD)
+        head: Any = model.get_submodule(OF_DRAFT)
         trained = {name: array(value) for name, value in head.trained().items()}
         if folder is None:
             return
-        out = folder / eagle3.OF_RUN
+        out = folder / OF_DRAFT
         out.mkdir(exist_ok=True)
-        (out / CONFIG).write_bytes((Path(self.head) / CONFIG).read_bytes())
+        with atomic_file(out / CONFIG) as file:
+            file.write(contents(eagle3.own_folder(Path(self.head)) / CONFIG))
         packed = {
             name: formats.pack(value.astype("float32"), "BF16" if value.ndim == 2 else "F32")
             for name, value in trained.items()
@@ -84,7 +86,7 @@ class Config(Objective):
         from cutaway.hooks import tracing
 
         model = trainable.decoder
-        head: Any = model.get_submodule(HEAD)
+        head: Any = model.get_submodule(OF_DRAFT)
         names = head.watches(len(model.blocks))
         with torch.no_grad(), tracing(model, *names) as seen:
             hidden, _ = trainable.hidden(batch)

@@ -33,7 +33,7 @@ from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.config import TrainingConfig
 from cutaway.train.examples import Examples, Note
 from cutaway.train.folder import MODEL, REFERENCES
-from cutaway.train.objectives import distill
+from cutaway.train.objectives import distill, eagle3
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, build, load, peft_write, save
@@ -115,6 +115,8 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
     run = replace(run, data=data, base=whole(run.base))
     if isinstance(run.objective, distill.Config):
         run = replace(run, objective=replace(run.objective, teacher=whole(run.objective.teacher)))
+    if isinstance(run.objective, eagle3.Config):
+        run = replace(run, objective=replace(run.objective, head=whole(run.objective.head)))
     begun = config.entries(str(folder), ()) if (folder / RUN).is_file() else None
     if begun is None:
         if isinstance(run.objective, distill.Config):  # before the examples are tokenised

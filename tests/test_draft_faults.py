@@ -1,0 +1,196 @@
+"""What a careless user does to a draft: files that were stopped or edited, settings that nothing trains with,
+a head where a model is asked for.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cutaway
+from cutaway import native
+from cutaway.cli import main
+from cutaway.commands import finetune_draft
+from cutaway.errors import UserError
+from cutaway.evaluate import drafts, statistics
+from cutaway.train import draft_head
+from cutaway.train.run import locked
+from tests.training import chatting_model, conversations
+
+pytestmark = pytest.mark.skipif(native.unavailable_reason() is not None, reason="the core is not built")
+ONE_PROCESS = ["--threads", "1", "--compile", "never"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, prompts, and a draft of one step."""
+    root = tmp_path_factory.mktemp("root")
+    chatting_model(root / "model")
+    conversations(root / "talk.jsonl")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(finetune_draft, "TOKENS", 6)
+        assert main([*words(root, root / "run"), "--steps", "1", *ONE_PROCESS]) == 0
+    return root
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune_draft, "TOKENS", 6)
+    monkeypatch.setattr(drafts, "AT_ONCE", 16)
+
+
+@pytest.fixture(scope="module")
+def lm(root: Path) -> Any:
+    return cutaway.load(root / "model", engine="runtime")
+
+
+def words(root: Path, folder: Path) -> list[str]:
+    prompts = ["distill", str(root / "talk.jsonl"), "--draft"]
+    return ["finetune", *prompts, "--model", str(root / "model"), "--output", str(folder)]
+
+
+def never(*_: Any, **__: Any) -> Any:
+    pytest.fail("the work was begun first")
+
+
+def answered(lm: Any, root: Path, path: Path) -> list[bytes]:
+    """The lines of the answers to the root's prompts, written to a file."""
+    drafts.answer(lm, drafts.prompts(lm, root / "talk.jsonl")[0], path, 6, lambda done, total: None)
+    return path.read_bytes().splitlines(keepends=True)
+
+
+# ---- answers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [15, 39], ids=["a part's last line", "the file's last line"])
+def test_a_line_that_was_cut_off_is_written_again(lm: Any, root: Path, tmp_path: Path, whole: int):
+    lines = answered(lm, root, tmp_path / "answers.jsonl")
+    (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[: whole + 1])[:-5])
+    assert answered(lm, root, tmp_path / "cut.jsonl") == lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}\n",
+        b"5\n",
+        b"\n",
+        b"\xff\n",
+        b'{"messages": []}\n',
+        b'{"messages": [{"role": "assistant", "content": null}]}\n',
+        b'{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x"}]}\n',
+        b'{"text": "3?"}\n',
+    ],
+)
+def test_a_line_that_answers_no_prompt_is_named(lm: Any, root: Path, tmp_path: Path, line: bytes):
+    lines = answered(lm, root, tmp_path / "answers.jsonl")
+    (tmp_path / "answers.jsonl").write_bytes(b"".join([*lines[:3], line, *lines[4:]]))
+    with pytest.raises(UserError, match=r"answers\.jsonl, line 4: "):
+        answered(lm, root, tmp_path / "answers.jsonl")
+
+
+def test_more_answers_than_prompts_are_refused(lm: Any, root: Path, tmp_path: Path):
+    lines = answered(lm, root, tmp_path / "answers.jsonl")
+    (tmp_path / "answers.jsonl").write_bytes(b"".join(2 * lines))
+    with pytest.raises(UserError, match="line 41: does not answer the prompt"):
+        answered(lm, root, tmp_path / "answers.jsonl")
+
+
+def test_prompts_that_changed_are_noticed(root: Path, tmp_path: Path, capsys: Any):
+    """In the same file: else answers to others are trained on, and prompts that were trained on held out."""
+    shutil.copytree(root / "run", tmp_path / "run")
+    changed, begun = tmp_path / "talk.jsonl", tmp_path / "run" / "data" / "begun.json"
+    changed.write_text("".join(f'{{"prompt": "{n}?"}}\n' for n in reversed(range(40))))
+    begun.write_text(json.dumps(json.loads(begun.read_text()) | {"prompts": str(changed)}))
+    with pytest.raises(UserError, match="line 1: does not answer the prompt in this place"):
+        finetune_draft.judge(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"completion": 5}, "one.jsonl, line 1: its text is 5"),
+        (
+            {"prompt": [{"role": "user", "content": "hi"}], "completion": "x"},
+            "one.jsonl, line 1: its text is",
+        ),
+    ],
+)
+def test_a_prompt_that_is_no_text_is_named(lm: Any, tmp_path: Path, row: dict, why: str):
+    (tmp_path / "one.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=why):
+        drafts.prompts(lm, tmp_path / "one.jsonl")
+
+
+def test_an_empty_text_is_no_prompt(lm: Any, tmp_path: Path):
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": ""}))
+    assert drafts.prompts(lm, tmp_path / "one.jsonl") == ([], 0)
+
+
+# ---- what is refused, and when -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words_", ["--seed -1", "--lr -1", "--steps -1", "--objective.steps 0", "--epochs 0", "--precision bf16"]
+)
+def test_a_wrong_setting_is_refused_before_the_model_answers(
+    root: Path, tmp_path: Path, words_: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(drafts, "answer", never)
+    assert main([*words(root, tmp_path / "run"), *words_.split()]) == 2
+    assert "config." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_a_head_is_refused_before_it_answers(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    def refuse(_: Any) -> None:
+        raise UserError("it can have none")
+
+    monkeypatch.setattr(drafts, "answer", never)
+    monkeypatch.setattr(draft_head, "checked", refuse)
+    assert main(words(root, tmp_path / "run")) == 2
+    assert "it can have none" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_answer_into_one_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.setattr(drafts, "answer", never)
+    with locked(tmp_path / "run"):
+        assert main(words(root, tmp_path / "run")) == 2
+    assert "another process trains this run" in capsys.readouterr().err
+
+
+# ---- a head ------------------------------------------------------------------------------------------------
+
+
+def test_a_runs_head_is_trained_further(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """Named as `--draft` names it, by the run's folder, and from elsewhere when it goes on."""
+    monkeypatch.chdir(root)
+    examples = str(root / "run" / "data" / "answers.jsonl")
+    further = ["finetune", "eagle3", examples, "--model", "model", "--objective.head", "run"]
+    assert main([*further, "--output", str(tmp_path / "more"), "--steps", "1", *ONE_PROCESS]) == 0
+    configs = [(folder / "draft_head" / "config.json") for folder in (root / "run", tmp_path / "more")]
+    assert configs[0].read_bytes() == configs[1].read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["finetune", "more", "--resume", "--steps", "2"]) == 0
+
+
+@pytest.mark.parametrize("place", ["run", "run/draft_head", "run/checkpoints/step-00000001"])
+def test_a_head_is_no_model(root: Path, place: str):
+    with pytest.raises(UserError, match=r"a head that drafts.* no model.*--draft"):
+        cutaway.load(root / place)
+
+
+def test_an_interval_of_what_has_bounds_keeps_to_them():
+    tried = [4, 5, 4, 8, 4, 4, 5, 4, 4, 4, 4, 3]
+    right = [*tried[:-1], 0]
+    wide, kept = statistics.ratio(right, tried), statistics.ratio(right, tried, (0.0, 1.0))
+    assert wide.high > 1 >= kept.high > kept.value == wide.value > kept.low > 0
+    assert statistics.ratio([4, 4, 4], [4, 4, 4], (0.0, 1.0)).low > 0, "equal ones have an interval too"
