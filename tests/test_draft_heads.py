@@ -68,7 +68,7 @@ def test_an_mtp_head_is_the_definitions(name: str):
     engine, model = RuntimeEngine(of, entries, 1), tiny.definition(of, entries).model
     _, values = engine.observe([IDS], [engine.new_state()], ["norm"])
     (head,) = mtp_heads(engine, of, entries)
-    (ids, hidden), first = (IDS[1:], head.hidden(values)[:-1]), None
+    (ids, hidden), first = (IDS[1:], head.hidden(head.seen(values))[:-1]), None
     for cuts in ([], [1, 7, 69 - 5]):
         logits, last = read_in_parts(head, ids, hidden, cuts)[-1]
         assert first is None or np.array_equal(first, logits), "how pairs are cut changes nothing"
@@ -342,7 +342,7 @@ def test_an_eagle3_head_is_the_published_equations(form: str, tmp_path: Path):
     _, values = engine.observe([IDS], [engine.new_state()], head.watches)
     stream = np.concatenate([values[name] for name in head.watches], axis=1).astype(np.float64)
     stream = stream @ weights["fc.weight"].astype(np.float64).T
-    hidden = head.hidden(values)
+    hidden = head.hidden(head.seen(values))
     assert np.allclose(hidden, stream, atol=1e-4)
     table = weights["embed_tokens.weight"] if own else tiny.formats.unpack(entries["embedding.weight"])
     logits, given = naive(weights, table, IDS[1:], stream[:-1], own)

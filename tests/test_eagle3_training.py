@@ -45,7 +45,7 @@ def test_what_training_unrolls_is_what_the_runtime_drafts(form: str, tmp_path: P
         found = module.unrolled(
             embedded, streams[:, :length], pos, torch.ones(1, length, length).tril().bool()
         )
-    hidden = head.hidden(values)
+    hidden = head.hidden(head.seen(values))
     for at in (0, 1, 30, length - 1):
         state = head.new_state()
         logits, last = head.read([(IDS[1 : at + 2], hidden[: at + 1])], [state])
@@ -100,7 +100,7 @@ def test_the_loss_is_the_mean_divergence_by_hand(tmp_path: Path):
     text, prompt = IDS[:20], 4
     loss, report = made(batch_of([text, [1, 2, 3]], [prompt, 3]))
     model: Any = made.decoder
-    head: Any = model.get_submodule(objective.HEAD)
+    head: Any = model.get_submodule(eagle3.OF_RUN)
     ids, pos = torch.tensor([text]), torch.arange(len(text))[None]
     with torch.no_grad():
         logits = model(ids, pos)[0, :, torch.from_numpy(head.ids)].double()

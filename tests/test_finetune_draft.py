@@ -58,7 +58,7 @@ def test_an_untrained_head_says_what_the_stream_before_the_last_layer_does(
     (head,) = lm.engines.draft_heads(tmp_path)
     ids = lm.ids("It is a truth")
     _, values = lm.engine.observe([ids], [lm.engine.new_state()], [*head.watches, "blocks.0.out"])
-    logits, _ = head.read([(ids[1:], head.hidden(values)[:-1])], [head.new_state()])
+    logits, _ = head.read([(ids[1:], head.hidden(head.seen(values))[:-1])], [head.new_state()])
     wanted = of_lens(lm, values["blocks.0.out"][-2])[of.ids]
     assert np.corrcoef(logits[0], wanted)[0, 1] > 0.999
 

@@ -85,7 +85,7 @@ class HeadProposer(Drawing):
 
     def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
         """Take the hidden states of ids from position ``start`` on, of which the last may be drafts."""
-        rows, chained = self.heads[0].hidden(values), self.heads[0].chained
+        rows, chained = self.heads[0].seen(values), self.heads[0].chained
         if text.own is None or not text.own.heads[0].add(start, rows):
             text.own = _Known(self.heads, start)
             text.own.heads[0].add(start, rows)
@@ -105,7 +105,7 @@ class HeadProposer(Drawing):
             tokens, rows = own.pairs(ids, CATCH_UP)
             if len(tokens) == CATCH_UP:
                 own.rewind()
-                _, hidden = head.read([(tokens, rows)], [own.state], wanted=False)
+                _, hidden = head.read([(tokens, self._hidden(own, rows))], [own.state], wanted=False)
                 self._passed(text.own, own, hidden)
                 behind = True
         return 0 if not behind and first.pairs(ids, 1)[0] else None
@@ -119,7 +119,8 @@ class HeadProposer(Drawing):
                 pairs.append(([int(ids[-1])], text.own.last))
                 continue
             own.rewind()
-            pairs.append(own.pairs(ids, len(ids), text.own.drafted if number and head.chained else None))
+            tokens, rows = own.pairs(ids, len(ids), text.own.drafted if number and head.chained else None)
+            pairs.append((tokens, self._hidden(own, rows)))
         logits, hidden = head.read(pairs, [own.state for own in reads])
         ends = np.cumsum([len(tokens) for tokens, _ in pairs])
         for text, own, given in zip(texts, reads, np.split(hidden, ends[:-1]), strict=True):
@@ -133,6 +134,10 @@ class HeadProposer(Drawing):
         scored = np.full((len(logits), head.vocab), -np.inf, np.float32)
         scored[:, head.ids] = logits
         return scored
+
+    def _hidden(self, own: _Read, rows: np.ndarray) -> np.ndarray:
+        """The hidden states of rows of pairs: the first head's are kept as the model computed them."""
+        return self.heads[0].hidden(rows) if own.number == 0 else rows
 
     def _passed(self, known: _Known, own: _Read, hidden: np.ndarray) -> None:
         """Note that a head read pairs of the text itself, and gave these hidden states."""

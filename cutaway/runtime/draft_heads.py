@@ -96,10 +96,13 @@ class DraftHead:
         """A state without pairs."""
         return self.engine.new_state()
 
-    def hidden(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Hidden states float32 [t d] of what the model computed."""
-        (name,) = self.watches
-        return values[name]
+    def seen(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What it keeps of what the model computed [t s], until it is read."""
+        return np.concatenate([values[name] for name in self.watches], axis=1)
+
+    def hidden(self, seen: np.ndarray) -> np.ndarray:
+        """Hidden states float32 [t d] of what was kept."""
+        return seen
 
     def inputs(self, ids: Sequence[int], hidden: np.ndarray) -> dict[str, tuple[np.ndarray, bool]]:
         """The values of the block that pairs replace (True) or are added to (False)."""
@@ -208,8 +211,8 @@ class EagleHead(DraftHead):
         self.beside = Product("q_proj.weight", head.beside, base.threads)
         self.head, self.ids, self.vocab = head, head.ids, head.vocab
 
-    def hidden(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self.fc(np.concatenate([values[name] for name in self.watches], axis=1))
+    def hidden(self, seen: np.ndarray) -> np.ndarray:
+        return self.fc(seen)
 
     def inputs(self, ids: Sequence[int], hidden: np.ndarray) -> dict[str, tuple[np.ndarray, bool]]:
         (of_embedding, of_stream), eps = self.head.norms, self.head.norm.eps

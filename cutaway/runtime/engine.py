@@ -7,6 +7,7 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class RuntimeEngine:
         self.weights_in_positions = int(self.packed.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
         self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
+        self._named = cache(partial(named, config))  # a config's own hash takes as long as a layer
         self._places: dict[tuple[str, int], tuple[int, int]] = {}  # What and size of a value that is edited
         self._store = Pages(self.packed.page_halves, self.packed.state_size, first_length(config))
 
@@ -72,7 +74,7 @@ class RuntimeEngine:
             if (edit.what, edit.layer) in self._places:
                 continue
             name = edit.what if edit.what in ENDS else f"blocks.{edit.layer}.{edit.what}"
-            (value,) = named(self.config, (name,))
+            (value,) = self._named((name,))
             if not editable(name):
                 raise UserError(f"the runtime shows {name} and does not edit it")
             what = step.PATTERN if value.what == LOOKS[PATTERN] else value.what
@@ -372,7 +374,7 @@ class RuntimeEngine:
         [h s], one for each id. Raises UserError before anything is read for a name that the runtime does not
         show.
         """
-        wanted = named(self.config, tuple(names))
+        wanted = self._named(tuple(names))
         looks, count = [one for one in wanted if one.name.endswith(tuple(LOOKS))], sum(map(len, texts))
         kinds = [next(n for n, look in enumerate(LOOKS) if one.name.endswith(look)) for one in looks]
         attention_at = [
@@ -398,7 +400,7 @@ class RuntimeEngine:
         With 1 behind an index and a layer, ``attention_at`` asks for scores in place of weights, with 2 for
         the positions that an indexer chose.
         """
-        rows = named(self.config, tuple(names))
+        rows = self._named(tuple(names))
         logits, patterns, given = self._read(texts, states, logits_at, after, attention_at, rows)
         shaped = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
         return logits, patterns, shaped
