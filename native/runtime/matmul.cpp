@@ -65,6 +65,14 @@ ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
     return of.many;
 }
 
+// The fewest vectors that are multiplied so. NEON has so few registers that four already gain by it.
+int fewest_many() {
+#if defined(__aarch64__)
+    if (isa() == Isa::neon) return 4;
+#endif
+    return kMany;
+}
+
 // How many bytes ahead of what it reads a product asks the memory for, a line for each that it reads; 0: for none.
 int64_t near_ahead(const Matrix& matrix) {
     const int32_t far = prefetch();
@@ -103,7 +111,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
             int64_t ahead = near;  // a panel that is read a second time is in the cache
             float* rows = out + (panel - first) * kPanel;
             int token = begin;
-            if (many != nullptr && (end - begin >= kMany || of.of[0] == nullptr)) {
+            if (many != nullptr && (end - begin >= fewest_many() || of.of[0] == nullptr)) {
                 token += many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride, near);
             }
             while (token < end) {

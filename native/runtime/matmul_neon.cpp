@@ -15,7 +15,7 @@
 namespace cutaway {
 namespace {
 
-#define CUTAWAY_KERNELS "runtime/matmul.inc"
+#define CUTAWAY_KERNELS "runtime/matmul_neon.inc"
 #include "core/for_neon.inc"
 
 }  // namespace
