@@ -100,7 +100,7 @@ def test_the_loss_is_the_mean_divergence_by_hand(tmp_path: Path):
     text, prompt = IDS[:20], 4
     loss, report = made(batch_of([text, [1, 2, 3]], [prompt, 3]))
     model: Any = made.decoder
-    head: Any = model.get_submodule(eagle3.OF_RUN)
+    head: Any = model.get_submodule(objective.OF_DRAFT)
     ids, pos = torch.tensor([text]), torch.arange(len(text))[None]
     with torch.no_grad():
         logits = model(ids, pos)[0, :, torch.from_numpy(head.ids)].double()
