@@ -22,6 +22,7 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.train import checkpoint, compiling, config, device
 from cutaway.train import run as training_run
 from cutaway.train.folder import CHECKPOINTS
+from cutaway.train.parallel import Parallel
 from cutaway.weights import safetensors
 from tests import llama_cpp
 from tests.training import Quiet, folder_of_text, model, run, training
@@ -50,6 +51,20 @@ def _weights(folder: Path) -> dict[str, bytes]:
     found = checkpoint.newest(folder / CHECKPOINTS, pytest.fail)
     assert found is not None
     return {file.name: file.read_bytes() for file in found.glob("*.safetensors")}
+
+
+def test_a_machine_that_does_not_share_the_folder_says_so(texts: Path, tmp_path: Path) -> None:
+    """The second process of two, where the first one wrote the run on a disk of its own."""
+
+    class Second(Parallel):
+        rank, size = 1, 2
+        data_rank, data_size = 1, 2
+
+    run = _run(texts, micro_batch_size=2)
+    with pytest.raises(
+        UserError, match=r"two: process 1 does not find here the run .* that all machines share"
+    ):
+        training_run.train(run, tmp_path / "two", Quiet(), parallel=Second())
 
 
 # ---- what is in the folder ---------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ def train(
     with locked(folder, parallel):
         opened = _open(run, folder, resume, callback, where, recipe) if parallel.rank == 0 else None
         parallel.barrier()
+        if not (folder / RUN).is_file():
+            raise UserError(
+                f"{folder}: process {parallel.rank} does not find here the run that the first one wrote: "
+                "name a folder on a disk that all machines share, with --output"
+            )
         decided = ("compile",) if run.compile == "auto" else ()  # at the first start, and kept in run.yaml
         settings = {name: getattr(run, name) for name in FREE if name not in decided}
         run = replace(config.read_run_config(str(folder / RUN), kind=type(run)), **settings)
