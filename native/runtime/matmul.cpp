@@ -68,7 +68,7 @@ ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
 // The fewest vectors that are multiplied so. NEON has so few registers that four already gain by it.
 int fewest_many() {
 #if defined(__aarch64__)
-    if (isa() == Isa::neon) return 4;
+    if (isa() == Isa::neon && has_dot_products()) return 4;
 #endif
     return kMany;
 }
