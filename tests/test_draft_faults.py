@@ -144,6 +144,25 @@ def test_a_wrong_setting_is_refused_before_the_model_answers(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("words_", "why"),
+    [
+        ("stopped --resume", "stopped: the model was stopped while it answered: `cutaway finetune distill"),
+        ("distill --draft --resume --output stopped", "--draft --model base --output stopped` goes on"),
+        ("distill --draft --resume --output run", "run: is a draft: `cutaway finetune run --resume` goes on"),
+    ],
+)
+def test_how_a_draft_that_was_stopped_goes_on_is_said(
+    root: Path, words_: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.chdir(root)
+    Path("stopped/data").mkdir(parents=True, exist_ok=True)
+    Path("stopped/data/begun.json").write_text(json.dumps({"prompts": "talk.jsonl", "model": "base"}))
+    Path("stopped/data/answers.jsonl").write_text("")
+    assert main(["finetune", *words_.split()]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_model_without_a_head_is_refused_before_it_answers(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):

@@ -167,6 +167,9 @@ def _check_draft(draft: bool, source: str, task: str | None, check: bool) -> Non
     if not draft:
         return
     if source != "distill":
+        methods.check_source(source)
+        if (Path(source) / DRAFTS_FOR).is_file():
+            raise UserError(f"{source}: is a draft: `cutaway finetune {source} --resume` goes on")
         raise UserError(f"--draft goes with the method distill, not with {source}")
     if "RANK" in os.environ:
         raise UserError("--draft answers the prompts by one process: start it without torchrun")

@@ -22,6 +22,7 @@ from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.model.config_dict import from_dict
 from cutaway.model.context import ContextExtension
+from cutaway.store.reading import parsed
 from cutaway.train import config, objectives
 from cutaway.train.examples import Examples, reader
 from cutaway.train.folder import newest
@@ -30,7 +31,7 @@ from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights import load
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.load import RUN
-from cutaway.weights.run_checkpoint import BASE
+from cutaway.weights.run_checkpoint import BASE, DRAFTS_FOR
 
 PRESETS = config.PRESETS / "finetune"
 TOKENISED = 100  # rows
@@ -184,6 +185,12 @@ def check_source(source: str, data: str = "DATA") -> None:
     """UserError for a word that is no method, YAML file or run's folder: what to type, with the data."""
     if source in names() or (Path(source) / RUN).is_file():
         return
+    if (Path(source) / DRAFTS_FOR).is_file():
+        known = parsed(Path(source) / DRAFTS_FOR)
+        raise UserError(
+            f"{source}: the model was stopped while it answered: `cutaway finetune distill "
+            f"{known.get('prompts')} --draft --model {known.get('model')} --output {source}` goes on"
+        )
     if source in ADAPTERS:
         raise UserError(
             f"{source}: is an adapter, no method: `cutaway finetune sft {data}{ADAPTERS[source]}` trains it"
