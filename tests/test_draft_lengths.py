@@ -4,7 +4,7 @@ nothing, in a simulation whose clock is a function of the rows that a step reads
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from cutaway.generate.speculative import (
     DraftedText,
     Drafting,
     DraftLengths,
+    Drawing,
     PromptLookup,
     StepTimes,
 )
@@ -204,3 +205,60 @@ def test_looking_for_drafts_that_do_not_pay_takes_a_hundredth_of_the_time():
         return slow.looks
 
     assert looks(1e3) == 1000 and looks(1e-9) == -(-1000 // (LONGEST_REST + 1))
+
+
+class Watching(Costs):
+    """A proposer that is shown the model's values, and knows a text only while it is."""
+
+    watches = ("norm",)
+    shown = True
+
+    def kind(self, text: DraftedText) -> int | None:
+        return 0 if self.shown else None
+
+    def propose(self, texts: Sequence[DraftedText], counts: Sequence[int]) -> list[list[int]]:
+        return [[0] * count for count in counts]
+
+
+def shown_pace(right: float, a_token: float, steps: int = 3000) -> tuple[float, float]:
+    """The pace of one text beside steps that show nothing, where showing takes a tenth of one; and the
+    share of steps that showed.
+    """
+    dice, proposer = np.random.default_rng(1), Watching(a_token)
+    drafting, text = Drafting(proposer), DraftedText(History([1, 2]), Sampler(SamplingParams()))
+    written, clock, shown = 0, 0.0, 0
+    for _ in range(steps):
+        watches = drafting.watches()
+        proposer.shown = bool(watches)
+        (draft,) = drafting.drafts([text], [MOST])
+        taken = 1 + 0.2 * len(draft) + 0.1 * proposer.shown
+        clock += taken + proposer.seconds(len(draft))
+        drafting.lengths.times.record(1 + len(draft), taken, len(draft), proposer.shown)
+        accepted = int(np.cumprod(dice.random(len(draft)) < right).sum())
+        if draft:
+            drafting.lengths.update(text, len(draft), accepted)
+        written, shown = written + accepted + 1, shown + proposer.shown
+    return written / clock, shown / steps
+
+
+def test_what_does_not_pay_is_not_shown_either():
+    pace_of, shown = shown_pace(0.4, 0.3)
+    assert pace_of > 0.985 and shown < 0.12
+    pace_of, shown = shown_pace(0.8, 0.05)
+    assert pace_of > 1.5 and shown == 1
+
+
+def test_the_first_token_of_a_draft_counts_too(monkeypatch: pytest.MonkeyPatch):
+    """Where one is drafted a step there is no other."""
+    clock = iter(np.cumsum([0, 5.0, 0, 5.0, 0, 1.0, 0, 1.0]).tolist())
+    monkeypatch.setattr("cutaway.generate.speculative.time.perf_counter", lambda: next(clock))
+
+    class Sure(Drawing):
+        def read(self, texts: Sequence[DraftedText], ahead: Sequence[np.ndarray], round: int) -> np.ndarray:
+            return np.eye(1, 4, 2, dtype=np.float32)
+
+    made, text = Sure(4), DraftedText(History([1, 2]), Sampler(SamplingParams(temperature=0)))
+    assert made.seconds(1) == 0
+    assert made.propose([text], [1]) == [[2]] and made.seconds(1) == 5 and made.seconds(3) == 15
+    made.propose([text], [3])
+    assert made.seconds(0) == 0 and made.seconds(3) == 5 + 1 + 1

@@ -174,7 +174,7 @@ def test_a_draft_is_trained_and_drafts(base: Path, talk: Path, tmp_path: Path, c
     ("words", "printed"),
     [
         ("sft talk.jsonl --draft", "--draft goes with the method distill, not with sft"),
-        ("distill talk.jsonl --draft --check", "leave out --check"),
+        ("distill talk.jsonl --draft --check", "has yet to write: leave out --check"),
         ("distill --draft", "name their file"),
         ("distill long.jsonl --draft", "40 prompts leave no room for an answer: left out."),
         ("distill few.jsonl --draft", "few.jsonl: has 3 different prompts, and a draft needs 32 at least"),

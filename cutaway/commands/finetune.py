@@ -173,8 +173,10 @@ def _check_draft(draft: bool, source: str, task: str | None, check: bool) -> Non
         raise UserError(f"--draft goes with the method distill, not with {source}")
     if "RANK" in os.environ:
         raise UserError("--draft answers the prompts by one process: start it without torchrun")
-    if task is not None or check:
-        raise UserError(f"--draft reads prompts from a file: leave out {'--task' if task else '--check'}")
+    if task is not None:
+        raise UserError("--draft reads prompts from a file: leave out --task")
+    if check:
+        raise UserError("--draft trains on answers that the model has yet to write: leave out --check")
 
 
 def _of_draft(

@@ -54,8 +54,12 @@ def prepare(data: Path | None, teacher: str, folder: Path, seed: int) -> None:
     asked, _ = _asked(lm, data)
     with locked(folder):
         _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
-        with console.watched() as bar:
-            drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
+        try:
+            with console.watched() as bar:
+                drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
+        except KeyboardInterrupt:
+            console.note("Stopped among the answers: the same command with --resume keeps those it has.")
+            raise
         if not (folder / START / "config.json").is_file():
             counts = drafts.written(lm, asked, folder / ANSWERS)
             draft_head.write(lm.checkpoint, counts, folder / START, seed)

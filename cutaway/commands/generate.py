@@ -170,7 +170,12 @@ def drafts(draft: str, engine: Any, strict: bool) -> Any:
     """What drafts, as `lm.generate` takes it: "lookup", "mtp", a folder with a head, or a model."""
     if draft in OWN_DRAFTS:
         return draft
-    path = model_path(draft)
+    try:
+        path = model_path(draft)
+    except UserError as error:
+        raise UserError(
+            f"--draft {draft}: {error}; without a model or a head, {' and '.join(OWN_DRAFTS)} draft"
+        ) from None
     return path if eagle3.is_head(path) else cutaway.load(path, engine=engine, strict=strict)
 
 

@@ -75,9 +75,11 @@ def prompts(lm: LanguageModel, path: str | Path) -> tuple[list[Prompt], int]:
 
 def _prompt(lm: LanguageModel, row: dict[str, Any], where: str) -> Prompt:
     answers = (*layouts.TALKS, *layouts.ANSWERS, "completion", "text")
-    if not any(name in row for name in answers):
-        row = {**row, "answer": "?"}  # a question alone is enough
-    known, _ = layouts.standard("examples", row, where)
+    alone = not any(name in row for name in answers)  # a question alone is enough
+    try:
+        known, _ = layouts.standard("examples", {**row, "answer": "?"} if alone else row, where)
+    except UserError:
+        known, _ = layouts.standard("examples", row, where)  # which names only what the row has
     messages = known.get("messages")
     if messages is None:
         text = known.get("prompt")

@@ -53,7 +53,7 @@ def _pieces(
         following = _decode(output, session)
     else:
         text = DraftedText(output.history, output.sampler)
-        session.watch(drafting.proposer.watches, partial(drafting.proposer.see, text))
+        session.watch(drafting.watches(), partial(drafting.proposer.see, text))
         following = _verify(output, session, drafting, text)
     logits, read = session.prefill(output.prompt_ids)
     prefill_seconds = time.perf_counter() - started
@@ -83,7 +83,10 @@ def _verify(
     output: SequenceOutput, session: Session, drafting: Drafting, text: DraftedText
 ) -> Iterator[Piece | None]:
     """Piece by piece as `_decode`, but each forward pass reads the last token and the draft after it."""
+    see = partial(drafting.proposer.see, text)
     while True:
+        watches = drafting.watches()
+        session.watch(watches, see)
         (draft,) = drafting.drafts([text], [output.room])
         began = time.perf_counter()  # the proposer knows what drafting takes
         session.truncate(len(output.history.ids) - 1)  # drafts that were read and rejected
@@ -95,7 +98,8 @@ def _verify(
         else:
             logits = session.step(output.history.last)[None]
         pieces, accepted = output.append_all(logits, draft)
-        drafting.lengths.times.record(1 + len(draft), time.perf_counter() - began, len(draft))
+        seconds = time.perf_counter() - began
+        drafting.lengths.times.record(1 + len(draft), seconds, len(draft), bool(watches))
         if draft:
             drafting.lengths.update(text, len(draft), accepted)
         yield from pieces

@@ -50,6 +50,7 @@ LONGEST_REST = 16  # steps in which none are looked for, where looking takes mor
 WORTH = 1.05  # times the pace without drafts, that drafting must promise: what is measured is a little wrong
 LEAST_GAIN = 0.02  # of a token, below which one more drafted is none
 TRIED = 2  # tokens that are drafted to see what a step takes
+SHOWN = 32  # steps before drafts are tried again, in which a proposer is shown what it watches
 SLOWER = 0.97  # of its pace without drafts, that the drafts of others leave to a client
 CATCH_UP = 256  # ids of texts that a draft model reads in a step to know them
 
@@ -143,7 +144,9 @@ class Drawing:
 
     def __init__(self, vocab: int) -> None:
         self.vocab = vocab
-        self._rounds: deque[float] = deque(maxlen=USUAL)  # seconds of a token of each text
+        # seconds of the first token of each text, with which what is new in it is read, and of a further one
+        self._first: deque[float] = deque(maxlen=USUAL)
+        self._further: deque[float] = deque(maxlen=USUAL)
 
     def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
         """It watches nothing."""
@@ -172,12 +175,14 @@ class Drawing:
                     continue
                 drafts[n].append(texts[n].sampler.choose(processed, generators.get(n)))
                 ahead[n].append(drafts[n][-1])
-            if round:  # the first round also reads what is new in the text
-                self._rounds.append(time.perf_counter() - began)
+            (self._further if round else self._first).append(time.perf_counter() - began)
         return drafts
 
     def seconds(self, rounds: int) -> float:
-        return rounds * statistics.median(self._rounds) if self._rounds else 0.0
+        if not self._first or not rounds:
+            return 0.0
+        first = statistics.median(self._first)
+        return first + (rounds - 1) * (statistics.median(self._further) if self._further else first)
 
 
 class DraftModel(Drawing):
@@ -259,23 +264,30 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._plain: dict[int, _Usual] = defaultdict(_Usual)
+        self._shown: dict[int, _Usual] = defaultdict(_Usual)  # that showed a proposer what it watches
         self._drafted: dict[int, _Usual] = defaultdict(_Usual)
         self._number = 0
 
-    def record(self, tokens: int, seconds: float, drafted: int = 0) -> None:
-        """A step of so many tokens, of which so many were drafted, took so long."""
+    def record(self, tokens: int, seconds: float, drafted: int = 0, shown: bool = False) -> None:
+        """A step of so many tokens, of which so many were drafted, took so long. ``shown``: a proposer was
+        shown what it watches.
+        """
         self._number += 1
-        usual = self._drafted[round(4 * math.log2(tokens))] if drafted else self._plain[tokens]
+        plain = self._shown if shown else self._plain
+        usual = self._drafted[round(4 * math.log2(tokens))] if drafted else plain[tokens]
         usual.add(tokens, seconds, self._number)
 
     def knows(self, tokens: int) -> bool:
         """Whether there were enough steps of so many without drafts, and one of them lately."""
-        usual = self._plain.get(tokens)
-        return usual is not None and len(usual) >= KNOWN and self._number - usual.last < PROBE
+        steps = [usual[tokens] for usual in (self._plain, self._shown) if tokens in usual]
+        return any(len(one) >= KNOWN and self._number - one.last < PROBE for one in steps)
 
     def without(self, tokens: int) -> float:
-        """Seconds of a step of so many tokens without drafts; 0 where there was none."""
-        return self._plain[tokens].seconds if tokens in self._plain else 0.0
+        """Seconds of a step of so many tokens without drafts, in the way that is faster; 0 where there was
+        none.
+        """
+        steps = [usual[tokens] for usual in (self._plain, self._shown) if tokens in usual]
+        return min((one.seconds for one in steps), default=0.0)
 
     def reach(self, base: int) -> int:
         """How many tokens may be drafted beside ``base`` others: twice as many as steps had, because what
@@ -288,7 +300,7 @@ class StepTimes:
         """What steps take of ``base`` tokens without drafts, and of up to ``most`` more: a straight line
         between measured ones, and past them the one from the first to the last.
         """
-        counts, usual = [float(base)], [self._plain[base].seconds]
+        counts, usual = [float(base)], [self.without(base)]
         per_token = ONE_MORE * usual[0]
         for steps in self._lately(base):
             line = usual[0] + per_token * (steps.tokens - base)
@@ -313,6 +325,15 @@ class DraftLengths:
         self._learned: dict[int, Counter[str]] = defaultdict(lambda: Counter(right=2, tried=4))
         self._idle = 0  # steps since drafting paid or was tried
         self._wait = PROBE  # idle steps before it is tried again
+
+    @property
+    def resting(self) -> bool:
+        """Whether drafts were tried in vain, and will not be tried again soon."""
+        return self._wait > PROBE and self._wait - self._idle > SHOWN
+
+    def rested(self) -> None:
+        """Note a step for which none were looked for."""
+        self._idle += 1
 
     def choose(
         self,
@@ -420,11 +441,20 @@ class Drafting:
         self.proposer, self.lengths = proposer, lengths or DraftLengths()
         self._rest = 0  # steps for which no draft is looked for
 
+    def watches(self) -> tuple[str, ...]:
+        """What the proposer is shown of the next step. None while drafts do not pay: what a head was not
+        shown it does without, and showing it takes a tenth of a small model's step.
+        """
+        return () if self.lengths.resting else self.proposer.watches
+
     def drafts(
         self, texts: Sequence[DraftedText], rooms: Sequence[int], others: Sequence[str] = ()
     ) -> list[list[int]]:
         """The draft of each text, of at most so many tokens; ``others`` as `DraftLengths.choose` has them."""
         drafts: list[list[int]] = [[] for _ in texts]
+        if self.proposer.watches and self.lengths.resting:
+            self.lengths.rested()
+            return drafts
         if self._rest:
             self._rest -= 1
             return drafts

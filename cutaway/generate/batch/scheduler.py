@@ -115,7 +115,6 @@ class Scheduler:
         self.prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
         self._drafting = drafting
-        self._watches = drafting.proposer.watches if drafting is not None else ()
         self._turns = DecodeTurns(self.engine.weights_in_positions)
         self._queue: FairQueue[ScheduledSequence] = FairQueue()
         self._running: list[ScheduledSequence] = []
@@ -345,14 +344,15 @@ class Scheduler:
         if not chunks and self.restoring is not None:  # every text waits for pages on disk
             self.restoring.wait()
             return
+        watches = self._drafting.watches() if self._drafting is not None else ()
         try:
-            forward(self.engine, chunks, self._watches)
+            forward(self.engine, chunks, watches)
         except Exception as error:
             self._fail([chunk.sequence for chunk in chunks], error)
             return
         read = len(chunks)
         if self._drafting is not None:
-            for chunk in chunks if self._watches else ():
+            for chunk in chunks if watches else ():
                 sequence = chunk.sequence
                 start = sequence.state.length - len(chunk.ids)
                 self._drafting.proposer.see(sequence.drafted, start, chunk.shown)
@@ -376,7 +376,8 @@ class Scheduler:
         tokens = sum(len(chunk.ids) for chunk in chunks[: len(decoding)])
         self._budget.record(tokens, prompt_ids, seconds, waiting)
         if self._drafting is not None and not unread:  # the proposer knows what drafting takes
-            self._drafting.lengths.times.record(tokens, time.perf_counter() - drafted, tokens - len(decoding))
+            taken, count = time.perf_counter() - drafted, tokens - len(decoding)
+            self._drafting.lengths.times.record(tokens, taken, count, bool(watches))
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds

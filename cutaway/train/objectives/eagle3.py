@@ -68,8 +68,6 @@ class Config(Objective):
             return
         out = folder / OF_DRAFT
         out.mkdir(exist_ok=True)
-        with atomic_file(out / CONFIG) as file:
-            file.write(contents(eagle3.own_folder(Path(self.head)) / CONFIG))
         packed = {
             name: formats.pack(value.astype("float32"), "BF16" if value.ndim == 2 else "F32")
             for name, value in trained.items()
@@ -78,6 +76,8 @@ class Config(Objective):
             name: each for name, each in eagle3.weights(Path(self.head)).items() if name not in packed
         }
         safetensors.write_safetensors(out / WEIGHTS, eagle3.named(as_they_were | packed))
+        with atomic_file(out / CONFIG) as file:  # last: it says that there is a head
+            file.write(contents(eagle3.own_folder(Path(self.head)) / CONFIG))
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of a micro-batch's divergences, and how often the likeliest ids were the same."""
