@@ -1333,6 +1333,7 @@ READERS = {
     "train/examples.py": "examples of a run",
     "train/folder.py": "checkpoint and log",
     "train/git.py": OWN,
+    "train/methods.py": "what a draft began with",
     "train/log.py": "checkpoint and log",
     "train/objectives/reward_model.py": "reward model",
     "train/own_text.py": "rows of examples",
