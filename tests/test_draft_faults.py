@@ -152,7 +152,7 @@ def test_a_wrong_setting_is_refused_before_the_model_answers(
         ("distill --draft --resume --output run", "run: is a draft: `cutaway finetune run --resume` goes on"),
     ],
 )
-def test_how_a_draft_that_was_stopped_goes_on_is_said(
+def test_how_a_draft_that_was_stopped_goes_on_is_shown(
     root: Path, words_: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
     monkeypatch.chdir(root)

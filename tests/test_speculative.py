@@ -145,7 +145,8 @@ def texts_of(proposer: Any, settings: list[SamplingParams]) -> list[tuple[int, .
     drafting = None if proposer is None else Drafting(proposer(), Always())
     scheduler = Scheduler(Table(), Three(), max_sequences=64, max_queue=10**6, drafting=drafting)
     try:
-        streams = [scheduler.submit(Request((0, 1, 0), each)) for each in settings]
+        with scheduler.paused():  # nothing is drafted in a step that reads prompts: which ones, is not chance
+            streams = [scheduler.submit(Request((0, 1, 0), each)) for each in settings]
         return [finish(stream).ids for stream in streams]
     finally:
         scheduler.close()

@@ -351,11 +351,10 @@ class Scheduler:
             self._fail([chunk.sequence for chunk in chunks], error)
             return
         read = len(chunks)
-        if self._drafting is not None:
-            for chunk in chunks if watches else ():
-                sequence = chunk.sequence
-                start = sequence.state.length - len(chunk.ids)
-                self._drafting.proposer.see(sequence.drafted, start, chunk.shown)
+        if self._drafting is not None and watches:
+            for chunk in chunks:
+                start = chunk.sequence.state.length - len(chunk.ids)
+                self._drafting.proposer.see(chunk.sequence.drafted, start, chunk.shown)
         if any(chunk.begins_page for chunk in chunks):
             self._pages_taken.set()
         for chunk in chunks:
