@@ -95,9 +95,8 @@ def forward(engine: BatchedEngine, chunks: Sequence[Chunk], watches: Sequence[st
     values: Mapping[str, np.ndarray] = {}
     if names:
         assert isinstance(engine, Observable)  # or the request was refused
-        lens = after if any(lens for _, _, lens, _ in counts) else None
         logits, patterns, values = engine.watch_values(
-            texts, states, logits_at, lens, attention_at, list(names)
+            texts, states, logits_at, after, attention_at, list(names)
         )
     elif attention_at or any(lens for _, _, lens, _ in counts):
         logits, patterns = engine.watch(texts, states, logits_at, after, attention_at)
