@@ -15,7 +15,7 @@ from tests import recipes, test_objectives
 from tests.training import chatting_model
 
 PAGE = "adding-an-objective.md"
-DEFINITIONS = "test_objectives.py", "test_policy.py", "test_training.py"
+DEFINITIONS = "test_objectives.py", "test_policy.py", "test_training.py", "test_eagle3_training.py"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ class RuntimeEngine:
         self.weights_in_positions = int(self.packed.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
         self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
-        self._named = cache(partial(named, config))  # a config's own hash takes as long as a layer
+        self._values_of: tuple[Decoder, dict[tuple[str, ...], tuple[Value, ...]]] = (config, {})
         self._places: dict[tuple[str, int], tuple[int, int]] = {}  # What and size of a value that is edited
         self._store = Pages(self.packed.page_halves, self.packed.state_size, first_length(config))
 
@@ -385,6 +384,15 @@ class RuntimeEngine:
         logits, patterns, out = self.watch_values(texts, states, head_at, None, attention_at, rows)
         out |= {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
         return (logits[list(logits_at)], out | {"logits": logits}) if every else (logits, out)
+
+    def _named(self, names: tuple[str, ...]) -> tuple[Value, ...]:
+        """``named`` of this config, whose hash takes as long as a layer; a view has another."""
+        if self._values_of[0] is not self.config:
+            self._values_of = self.config, {}
+        known = self._values_of[1]
+        if names not in known:
+            known[names] = named(self.config, names)
+        return known[names]
 
     def watch_values(
         self,

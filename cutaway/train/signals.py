@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-ENDING = b"\nThe run ends after this step, which is saved.\n"
 
 
 class SignalHandler:
@@ -35,8 +34,6 @@ class SignalHandler:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and "RANK" not in os.environ:
             exit_by_signal(number)
-        if self.received is None and os.environ.get("RANK", "0") == "0":
-            os.write(2, ENDING)  # a step may take a minute, and no lock may be taken here
         self.received = self.received or number
 
 
