@@ -13,9 +13,9 @@ import torch
 
 from cutaway import native
 from cutaway.errors import UserError
-from cutaway.model.eagle3 import Eagle3Head
 from cutaway.runtime.draft_heads import EagleHead
 from cutaway.runtime.engine import RuntimeEngine
+from cutaway.train.eagle3_head import Eagle3Head
 from cutaway.train.objectives import eagle3 as objective
 from cutaway.train.trainable import Trainable, TrainingBatch
 from cutaway.weights import eagle3

@@ -3,8 +3,8 @@
     loss = sum over steps k of decay^k times the mean over tokens of KL(model || head)
 
 Step k drafts the (k + 1)th token after the one that is known, from the head's own hidden state of step k - 1
-(model/eagle3.py). Both distributions are over the ids that the head scores, of which the model's are taken as
-if it had no others. Only a token of an answer counts, and only behind its own text.
+(train/eagle3_head.py). Both distributions are over the ids that the head scores, of which the model's are
+taken as if it had no others. Only a token of an answer counts, and only behind its own text.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Config(Objective):
 
     def attach(self, model: Decoder) -> None:
         """Freeze the model and put the head beside it. UserError for a head of another model."""
-        from cutaway.model.eagle3 import Eagle3Head
         from cutaway.train.adapted import freeze
+        from cutaway.train.eagle3_head import Eagle3Head
         from cutaway.weights import eagle3
 
         folder = Path(self.head)
