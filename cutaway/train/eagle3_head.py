@@ -56,11 +56,11 @@ class Eagle3Head(nn.Module):
 
     def __init__(self, of: Eagle3, weights: Mapping[str, Packed]) -> None:
         super().__init__()
-        (block,) = of.config.blocks
-        attention: Any = block.attention
+        block: Any = of.config.blocks[0]
+        attention = block.attention
         self.heads, self.groups, self.size = attention.heads, attention.groups, attention.key_size
         self.rotary, self.scale = RotaryEmbedding(attention.position), attention.key_size**-0.5
-        self.activation = ACTIVATIONS[block.mlp.activation]  # type: ignore[union-attr]
+        self.activation = ACTIVATIONS[block.mlp.activation]
         self.normed_stream, self.watches, self.ids = of.normed_stream, of.watches, of.ids
         self.table = None if of.table is None else torch.from_numpy(formats.unpack(of.table))
         for name in (*IN_ATTENTION, *IN_MLP, *NORMS, *OUTSIDE):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cutaway.model.decoder import Decoder
     from cutaway.train.trainable import Trainable, TrainingBatch
 
-CONFIG, WEIGHTS, LAYER = "config.json", "model.safetensors", "midlayer."
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
