@@ -2,6 +2,7 @@
 failure.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,6 +32,13 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+ACTIONS = {
+    "Locator": "check click dblclick dispatch_event drag_to fill focus hover press press_sequentially "
+    "select_option set_checked set_input_files uncheck",
+    "Keyboard": "down insert_text press type up",
+    "Mouse": "click dblclick down move up wheel",
+    "Page": "emulate_media go_back go_forward goto reload set_viewport_size",
+}
 TEXT = "the same the same"
 LABEL = "<img src=x onerror=alert(1)> \u202eo\u0301" + "\u0301" * 5_000 + "\0"
 SIZE = 32  # features of a dictionary
@@ -61,6 +69,35 @@ def frames(tab: Any, count: int = 3) -> None:
     )
 
 
+def drawn_after_each_action(browser: Any, patch: pytest.MonkeyPatch) -> None:
+    """Lets the page draw after each action of a test, as it redraws in the next frame: while other programs
+    compute, the test's next line may come first. A page that loads another, or whose dialog waits, is not
+    waited for.
+    """
+    from playwright import sync_api
+
+    def drawn() -> None:
+        for tab in [tab for context in browser.contexts for tab in context.pages]:
+            with contextlib.suppress(sync_api.Error):
+                tab.evaluate(
+                    """() => Promise.race([
+                        new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))),
+                        new Promise(done => setTimeout(done, 2000)),
+                    ])"""
+                )
+
+    for of, names in ACTIONS.items():
+        for name in names.split():
+            action = getattr(getattr(sync_api, of), name)
+
+            def act(self: Any, *given: Any, action: Any = action, **named: Any) -> Any:
+                result = action(self, *given, **named)
+                drawn()
+                return result
+
+            patch.setattr(getattr(sync_api, of), name, act)
+
+
 def _missing(what: str) -> None:
     if CI:
         pytest.fail(f"{what}, and in CI the page must be opened", pytrace=False)
@@ -78,7 +115,9 @@ def browser() -> Iterator[Any]:
         _missing("Playwright is not installed")
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield made
+        with pytest.MonkeyPatch.context() as patch:
+            drawn_after_each_action(made, patch)
+            yield made
         made.close()
 
 
