@@ -20,15 +20,22 @@ DEFAULT, FOLDER = Path("default"), "prefixes"  # which `cutaway models --prune` 
 SIZE = "10GiB"
 
 
-def check(size: str, key_file: Path | None, *folders: Path | None) -> None:
-    """Before a model is loaded: UserError for options that fit no pages."""
-    for folder in folders:
-        if folder is not None:
-            from cutaway.generate.batch.prefix_store import check_folder
+def check(size: str, key_file: Path | None, pages: Path | None, slots: Path | None) -> None:
+    """Before a model is loaded: UserError for options that fit no pages, or no slots."""
+    folders = [*([] if pages is None else [place(pages)]), *([] if slots is None else [slots])]
+    if not folders:
+        return
+    from cutaway.generate.batch.prefix_store import check_folder
 
-            size_of(size, "--prefix-cache-size")
-            seal(key_file)
-            check_folder(place(folder))
+    size_of(size, "--prefix-cache-size")
+    seal(key_file)
+    for folder in folders:
+        check_folder(folder)
+    if len(folders) > len({folder.resolve() for folder in folders}):
+        raise UserError(
+            f"{folders[0]}: --prefix-cache and --slot-save-path name one folder, each with a limit of its "
+            "own: give them two"
+        )
 
 
 def opened(lm: Any, folder: Path | None, size: str, key_file: Path | None) -> PrefixStore | None:

@@ -77,6 +77,8 @@ class MergedStreams:
                 self._answered.add(i)
                 stream.cancel()
                 self.record.cut_off.append((i // self.choices, stream))
+                if self.service.slots is not None:
+                    self.service.slots.stopped(self.record.scope, self.record.slot, stream)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()

@@ -27,7 +27,7 @@ from typing import Any
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.prefix_cache import Absent
 from cutaway.generate.engine import Storable
-from cutaway.store.files import OTHER_HOME, atomic_file, disk_errors, part_of
+from cutaway.store.files import atomic_file, disk_errors, part_of
 from cutaway.store.sealed import DamagedError, Seal
 
 LONG = 256  # ids that a prompt has at least to be kept: a shorter one is read as fast
@@ -36,6 +36,7 @@ PAUSE = 60.0  # seconds without writing after a write failed
 STEP = 1000  # nanoseconds by which a page counts as less recently used than the one before it
 OWN = re.compile(r"[0-9a-f]{16}/[0-9a-f]{40}")  # of the folder's files those that are pages
 PRIVATE, OTHERS = 0o600, 0o022
+OTHER_FOLDER = "give another folder"
 log = logging.getLogger("cutaway.prefixes")
 
 
@@ -70,8 +71,11 @@ class PrefixStore:
         self._pending, self._paused = 0, 0.0
 
     def has(self, key: bytes) -> bool:
-        """Whether there is a file for the page with this key."""
-        return self._path(key).is_file()
+        """Whether there is a file for the page with this key; none where the folder cannot be read."""
+        try:
+            return self._path(key).is_file()
+        except OSError:
+            return False
 
     def fetch(
         self,
@@ -115,7 +119,7 @@ class PrefixStore:
         self._writes.submit(self._write, engine, list(keys), list(pages))
 
     def erase(self, keys: Sequence[bytes]) -> None:
-        """Delete the files of pages."""
+        """Delete the files of pages. OSError where the folder cannot be written to."""
         self._writes.submit(lambda: [self._path(key).unlink(missing_ok=True) for key in keys]).result()
 
     def close(self) -> None:
@@ -139,9 +143,12 @@ class PrefixStore:
             return True
         except FileNotFoundError:
             return False
-        except (DamagedError, OSError) as error:
-            why = "damaged" if isinstance(error, DamagedError) else f"not readable ({error.strerror})"
-            log.warning("%s is %s: its part of a text is read by the model again", path, why)
+        except OSError as error:  # of the disk, or of this process: the page may be sound
+            why = error.strerror or error
+            log.warning("%s is not readable (%s): its part of a text is read by the model again", path, why)
+            return False
+        except DamagedError:
+            log.warning("%s is damaged: its part of a text is read by the model again", path)
             self._count(damaged=1)
             with suppress(OSError):
                 path.unlink()
@@ -151,7 +158,7 @@ class PrefixStore:
         written = 0
         try:
             check_folder(self.folder)  # which may have been removed since
-            with disk_errors(self._own, OTHER_HOME):
+            with disk_errors(self._own, OTHER_FOLDER):
                 self._own.mkdir(mode=0o700, exist_ok=True)
             for number, (key, page) in enumerate(zip(keys, pages, strict=True)):
                 path = self._path(key)
@@ -164,7 +171,7 @@ class PrefixStore:
                 except OperationalError:
                     if not part_of(path).exists():  # or another process writes the same page
                         raise
-        except (OperationalError, UserError) as error:
+        except (OperationalError, UserError, OSError) as error:
             log.warning("Prefixes are not kept for %.0f s: %s", PAUSE, error)
             self._paused = time.monotonic() + PAUSE
             self._count(failed=len(keys) - written)
@@ -202,12 +209,13 @@ class PrefixStore:
 
 def _files(folder: Path) -> list[tuple[int, int, Path]]:
     """The pages in a folder, of all models: when each was last used, its bytes, and its path."""
-    found = []
-    for path in folder.glob("*/*"):
-        if OWN.fullmatch(f"{path.parent.name}/{path.name}"):
-            with suppress(OSError):
-                status = path.stat(follow_symlinks=False)
-                found.append((status.st_mtime_ns, status.st_size, path))
+    found, paths = [], list[Path]()
+    with suppress(OSError):
+        paths = [path for path in folder.glob("*/*") if OWN.fullmatch(f"{path.parent.name}/{path.name}")]
+    for path in paths:
+        with suppress(OSError):  # another process has removed it
+            status = path.stat(follow_symlinks=False)
+            found.append((status.st_mtime_ns, status.st_size, path))
     return found
 
 
@@ -215,7 +223,7 @@ def check_folder(folder: Path) -> None:
     """Make a folder for this user alone. UserError for one of another user, or that others can write to:
     a process that writes pages chooses what the model takes for its own reading of a text.
     """
-    with disk_errors(folder, OTHER_HOME):
+    with disk_errors(folder, OTHER_FOLDER):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: give a folder for prefixes")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

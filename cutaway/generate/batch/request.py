@@ -217,8 +217,14 @@ class ResponseStream:
     @property
     def tokens(self) -> int:
         """How many tokens were published so far."""
+        return len(self.ids)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids that were published so far."""
         with self._changed:
-            return sum(isinstance(event, Piece) and event.id is not None for event in self._events)
+            pieces = [event for event in self._events if isinstance(event, Piece)]
+            return [piece.id for piece in pieces if piece.id is not None]
 
     @property
     def ended(self) -> bool:
