@@ -2,6 +2,7 @@
 a head where a model is asked for.
 """
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 import cutaway
 from cutaway import native
 from cutaway.cli import main
-from cutaway.commands import finetune_draft
+from cutaway.commands import finetune, finetune_draft
 from cutaway.errors import UserError
 from cutaway.evaluate import drafts, statistics
-from cutaway.train import draft_head
+from cutaway.train import draft_head, examples
 from cutaway.train.run import locked
 from tests.training import chatting_model, conversations
 
@@ -91,6 +92,37 @@ def test_a_line_that_answers_no_prompt_is_named(lm: Any, root: Path, tmp_path: P
         answered(lm, root, tmp_path / "answers.jsonl")
 
 
+def test_progress_comes_with_every_answer(lm: Any, root: Path, tmp_path: Path):
+    """A slow model takes minutes for the prompts that it answers at once."""
+    asked, reports = drafts.prompts(lm, root / "talk.jsonl")[0][:20], list[tuple[int, int]]()
+    drafts.answer(lm, asked, tmp_path / "answers.jsonl", 6, lambda *each: reports.append(each))
+    assert reports == [(n, 20) for n in range(21)]
+
+
+TOOL = {"type": "function", "function": {"name": "clock", "description": "the time", "parameters": {}}}
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["knows no tools", "knows tools"])
+@pytest.mark.parametrize("given", [[TOOL], json.dumps([TOOL])], ids=["a list", "JSON text"])
+def test_tools_of_a_row_are_in_its_prompt(tmp_path: Path, knows: bool, given: Any):
+    """And training makes the same ids of the row with the model's answer."""
+    if knows:
+        from tests import serving
+
+        lm = serving.model()
+    else:
+        lm = cutaway.load(chatting_model(tmp_path / "model", context=2048), engine="runtime")
+    row = {"messages": [{"role": "user", "content": "Time?"}]}
+    (tmp_path / "tools.jsonl").write_text(json.dumps(row | {"tools": given}) + "\n" + json.dumps(row))
+    (one, plain), _ = drafts.prompts(lm, tmp_path / "tools.jsonl")
+    assert "the time" in lm.tokenizer.decode(one.ids) and "the time" not in lm.tokenizer.decode(plain.ids)
+    answered = one.answered("Noon.")
+    assert one.answer_in(json.loads(json.dumps(answered))) == "Noon."
+    example = examples.reader(lm.checkpoint).example(answered, "here")
+    assert example.ids[: example.trained.argmax()].tolist() == one.ids
+    assert example.ids[: len(one.ids)].tolist() != plain.ids
+
+
 def test_more_answers_than_prompts_are_refused(lm: Any, root: Path, tmp_path: Path):
     lines = answered(lm, root, tmp_path / "answers.jsonl")
     (tmp_path / "answers.jsonl").write_bytes(b"".join(2 * lines))
@@ -127,6 +159,40 @@ def test_a_prompt_that_is_no_text_is_named(lm: Any, tmp_path: Path, row: dict, w
 def test_an_empty_text_is_no_prompt(lm: Any, tmp_path: Path):
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": ""}))
     assert drafts.prompts(lm, tmp_path / "one.jsonl") == ([], 0)
+
+
+def test_a_model_that_was_trained_again_under_its_name_is_noticed(root: Path, tmp_path: Path, capsys: Any):
+    """Else its draft learns from the answers of the one before."""
+    shutil.copytree(root / "model", tmp_path / "model")
+    folder, talk = tmp_path / "run", str(root / "talk.jsonl")
+    begin = ["finetune", "distill", talk, "--draft", "--model", str(tmp_path / "model"), *ONE_PROCESS]
+    begin += ["--output", str(folder), "--steps"]
+    assert main([*begin, "1"]) == 0
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for again in ([*begin, "2", "--resume"], ["finetune", str(folder), "--resume", "--steps", "2"]):
+        capsys.readouterr()
+        assert main(again) == 2, again
+        assert "as it was before its files changed" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_untrained_head_of_another_seed_is_not_used(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where a run was stopped before it was trained, it may begin with another seed."""
+    started = dict[str, bytes]()
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "_train", stop)
+    for name, seed in (("one", "1"), ("one", "2"), ("two", "2")):
+        with contextlib.suppress(KeyboardInterrupt):
+            main([*words(root, tmp_path / name), "--seed", seed])
+        started[name + seed] = (tmp_path / name / finetune_draft.START / "model.safetensors").read_bytes()
+    assert started["one1"] != started["one2"] == started["two2"]
 
 
 # ---- what is refused, and when -----------------------------------------------------------------------------

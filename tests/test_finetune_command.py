@@ -11,6 +11,7 @@ from cutaway.cli import main
 from cutaway.commands.progress import Progress
 from cutaway.data import layouts, rows
 from cutaway.errors import UserError, plural
+from cutaway.train import methods
 from cutaway.train.training import Training
 from tests.training import chatting_model, conversations
 
@@ -211,3 +212,23 @@ def test_the_help_lists_the_options_of_every_day(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     for option in ("--epochs", "--steps", "--lr", "--learning-rate", "--batch-size", "--seed"):
         assert re.search(rf"^ *(--\S+, )?{option}\b.*: \S", out, re.MULTILINE), option
+
+
+def rate_of(folder: Path, text: str, *changes: str) -> dict[str, Any]:
+    (folder / "mine.yaml").write_text(text)
+    return methods.entries(str(folder / "mine.yaml"), changes)["optimizer"]
+
+
+def test_a_yaml_file_without_a_learning_rate_has_its_methods(tmp_path: Path):
+    """And not that of a new model, which is twenty times as high as what pairs are trained with."""
+    usual = methods.entries("sft", ())["optimizer"]
+    rates = {name: methods.entries(name, ())["optimizer"]["learning_rate"] for name in ("sft", "dpo", "grpo")}
+    assert rate_of(tmp_path, "data: {path: talk.jsonl}") == usual
+    for name in rates:
+        found = rate_of(tmp_path, f"objective: {{kind: {name if name != 'sft' else 'next_token'}}}")
+        assert found["learning_rate"] == rates[name]
+    assert rate_of(tmp_path, "{}", "--objective.kind=dpo")["learning_rate"] == rates["dpo"]
+    assert rate_of(tmp_path, "optimizer: {kind: muon}") == {"kind": "muon", "learning_rate": rates["sft"]}
+    mine = "optimizer: {kind: adamw, learning_rate: 0.003}"
+    assert rate_of(tmp_path, mine) == {"kind": "adamw", "learning_rate": 0.003}
+    assert rate_of(tmp_path, "{}", "--lr=0.1")["learning_rate"] == 0.1

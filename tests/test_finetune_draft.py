@@ -81,7 +81,8 @@ def test_a_model_that_can_have_no_head_is_refused(base: Path, tmp_path: Path, ch
 
 
 @needs_core
-def test_answers_that_were_stopped_go_on(lm: Any, talk: Path, tmp_path: Path, monkeypatch: Any):
+@pytest.mark.parametrize("at", [0, 16, 21], ids=["first", "end of a part", "within a part"])
+def test_answers_that_were_stopped_go_on(lm: Any, talk: Path, tmp_path: Path, monkeypatch: Any, at: int):
     monkeypatch.setattr(drafts, "AT_ONCE", 16)
     asked, too_long = drafts.prompts(lm, talk)
     assert (len(asked), too_long) == (40, 0) and asked[3].row == {
@@ -89,13 +90,14 @@ def test_answers_that_were_stopped_go_on(lm: Any, talk: Path, tmp_path: Path, mo
     }
 
     def stop(done: int, total: int) -> None:
-        if done == 32:
+        if done == at:
             raise KeyboardInterrupt
 
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     drafts.answer(lm, asked, whole, 6, lambda done, total: None)
     with pytest.raises(KeyboardInterrupt):
         drafts.answer(lm, asked, part, 6, stop)
+    assert len(drafts.answers(asked, part)) == at, "each answer that ended is kept"
     with part.open("a") as file:
         file.write('{"messages": [{"ro')  # the disk was full
     drafts.answer(lm, asked, part, 6, lambda done, total: None)

@@ -466,6 +466,28 @@ def test_what_is_printed_goes_above_what_is_drawn(console: Console) -> None:
     assert found.frames and "\x1b[?25l" not in console.getvalue()
 
 
+def test_a_task_is_renamed_in_its_place(console: Console, capfd: pytest.CaptureFixture[str]) -> None:
+    """By a signal's handler, which may print nothing into what is drawn; a pipe gets a line."""
+    with (
+        redirect_stdout(console),
+        redirect_stderr(console),
+        terminal.guarded(),
+        progress.watched() as report,
+    ):
+        report("step", 1, 3, "loss 1.0")
+        with terminal.lock:  # held by the thread that the signal interrupts
+            report.rename("ends after this step")
+        progress._display.live.refresh()
+        report("step", 2, 3, "loss 0.9")
+    found = rendered(console.getvalue().replace("\n", "\r\n"), 60, 0)
+    assert any("ends after this step" in line for line in found.frames)
+    assert not any(found.lines) and capfd.readouterr() == ("", "")
+    with progress.watched() as report:
+        report("step", 1, 3)
+        report.rename("ends after this step")
+    assert capfd.readouterr().err == "step\nends after this step\n"
+
+
 def test_notes_are_cut_between_words() -> None:
     assert terminal._cut("aaa bbb ccc", 9) == "aaa bbb\nccc"
     assert terminal._cut("a/path/that/is/long b", 9) == "a/path/that/is/long\nb"

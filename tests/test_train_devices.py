@@ -130,6 +130,17 @@ def test_a_second_signal_under_torchrun_waits_for_the_save(monkeypatch: pytest.M
         assert signals.received == signal.SIGTERM
 
 
+def test_the_first_signal_is_shown_at_once() -> None:
+    """A step may take a minute."""
+    seen = list[str]()
+    with SignalHandler(lambda: seen.append("stopping")) as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT and seen == ["stopping"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert seen == ["stopping"]
+
+
 def test_a_draft_is_trained_by_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

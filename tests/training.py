@@ -122,6 +122,9 @@ class Quiet:
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
         self.validation.append(numbers)
 
+    def stopping(self) -> None:
+        self.notes.append("stopping")
+
 
 def folder_of_text(folder: Path) -> Path:
     """Five documents."""

@@ -196,17 +196,20 @@ def _of_draft(
 
 def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:
     """The run to its end, by its processes; a draft is judged then."""
+    from cutaway.commands import finetune_draft
     from cutaway.train import distributed
     from cutaway.train.run import train
+
+    drafts = (folder / DRAFTS_FOR).is_file()
+    if drafts:
+        finetune_draft.check_model(folder)
 
     def after() -> str:
         return _after(run, folder)
 
     with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder, after) as callback:
         train(run, folder, callback, recipe=recipe, resume=resume, parallel=parallel)
-    if parallel.rank == 0 and (folder / DRAFTS_FOR).is_file():
-        from cutaway.commands import finetune_draft
-
+    if parallel.rank == 0 and drafts:
         finetune_draft.judge(folder)
 
 

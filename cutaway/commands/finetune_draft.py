@@ -7,16 +7,20 @@ the untrained head. ``draft_head/`` is the trained one, an EAGLE-3 head in its p
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import cutaway
+from cutaway import store
 from cutaway.commands import console
 from cutaway.errors import UserError, plural
 from cutaway.evaluate import drafts
-from cutaway.store.files import atomic_file
+from cutaway.store.files import atomic_file, digest
 from cutaway.store.reading import parsed
+from cutaway.train import folder as run_folder
+from cutaway.weights.load import read_checkpoint
 from cutaway.weights.run_checkpoint import BASE, DRAFTS_FOR
 
 ANSWERS, START, ACCEPTANCE = "data/answers.jsonl", "data/start", "acceptance.json"
@@ -53,14 +57,14 @@ def prepare(data: Path | None, teacher: str, folder: Path, seed: int) -> None:
     lm.engines.check_heads_draft()
     asked, _ = _asked(lm, data)
     with locked(folder):
-        _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
+        _begin(folder, {"prompts": str(data.absolute()), "model": teacher, "files": _files(lm.checkpoint)})
         try:
             with console.watched() as bar:
                 drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
         except KeyboardInterrupt:
             console.note("Stopped among the answers: the same command with --resume keeps those it has.")
             raise
-        if not (folder / START / "config.json").is_file():
+        if run_folder.unbegun(folder) or not (folder / START / "config.json").is_file():
             counts = drafts.written(lm, asked, folder / ANSWERS)
             draft_head.write(lm.checkpoint, counts, folder / START, seed)
 
@@ -68,16 +72,38 @@ def prepare(data: Path | None, teacher: str, folder: Path, seed: int) -> None:
 def _begin(folder: Path, what: dict[str, str]) -> None:
     """Say in the folder what is answered by which model; UserError where it answers something else."""
     path = folder / DRAFTS_FOR
-    if path.is_file():
-        if begun(folder) != what:
-            raise UserError(
-                f"{folder}: has answers of another model, or to other prompts: choose another folder "
-                "with --output"
-            )
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as out:
+            out.write(json.dumps(what).encode())
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as out:
-        out.write(json.dumps(what).encode())
+    known = begun(folder)
+    if any(known[name] != what[name] for name in ("prompts", "model")):
+        raise UserError(
+            f"{folder}: has answers of another model, or to other prompts: choose another folder "
+            "with --output"
+        )
+    _check_files(folder, known, what["files"])
+
+
+def check_model(folder: Path) -> None:
+    """UserError where the model of a run that goes on is not the one that answered."""
+    known = begun(folder)
+    checkpoint = read_checkpoint(store.resolve(known["model"], pull=True))
+    _check_files(folder, known, _files(checkpoint))
+
+
+def _check_files(folder: Path, known: dict[str, str], files: str) -> None:
+    if known.get("files", files) != files:
+        raise UserError(
+            f"{folder}: has answers of {known['model']} as it was before its files changed: choose another "
+            "folder with --output"
+        )
+
+
+def _files(checkpoint: Any) -> str:
+    """A digest of the files that decide what a model answers."""
+    return hashlib.sha256("".join(map(digest, checkpoint.files)).encode()).hexdigest()
 
 
 def begun(folder: Path) -> dict[str, str]:

@@ -153,3 +153,7 @@ class Callback:
         name = "validation_bits_per_byte"
         bits = f", {numbers[name]:.3f} bits/byte" if name in numbers else ""
         self.note(f"step {step}: validation loss {numbers['validation_loss']:.3f}{bits}")
+
+    def stopping(self) -> None:
+        if self.progress is not None:
+            self.progress.rename("ends after this step")

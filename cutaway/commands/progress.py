@@ -7,6 +7,7 @@ a terminal whose cursor cannot move (TERM=dumb), lines are printed now and then,
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -243,6 +244,15 @@ class Progress:
         """Show that something is done until another task begins; where nothing is drawn, say nothing."""
         if self.draws:
             self(what, 0, None)
+
+    def rename(self, name: str) -> None:
+        """Show the running tasks by another name; where nothing is drawn, print it. For a signal's handler:
+        without a lock, which the thread that it interrupts may hold.
+        """
+        for task in self.tasks.values():
+            task.doing = name
+        if not self.draws:
+            os.write(2, f"{name}\n".encode())
 
     def end(self, open_ended: bool = False) -> None:
         """End all tasks, or those whose total is unknown: what follows shows that they are over."""

@@ -203,3 +203,6 @@ class _Quiet:
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:
         pass
+
+    def stopping(self) -> None:
+        pass

@@ -172,7 +172,7 @@ class Reader:
                 "that has, such as smollm2, or give text, or prompt and completion as texts"
             )
         self._check_roles(messages, where)
-        options = self._options(row, where)
+        options = template_options(row, where)
         try:
             whole = chat.text(
                 messages, self.template, tokenizer=self.tokenizer, add_generation_prompt=False, **options
@@ -205,23 +205,6 @@ class Reader:
                 f"{', '.join(layouts.SPEAKERS)}{mend}"
             )
 
-    def _options(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """What goes to the template beside the messages."""
-        options, tools = row.get("chat_template_kwargs") or {}, row.get("tools")
-        if isinstance(tools, str):  # as trl stores them where a table needs one type
-            try:
-                tools = json.loads(tools)
-            except ValueError as error:
-                raise UserError(f"{where}: tools is text that is not JSON ({error})") from None
-        if not isinstance(options, dict):
-            raise UserError(f"{where}: chat_template_kwargs should hold entries by name")
-        for name in options:
-            if not chat.may_be_set(name):
-                raise UserError(
-                    f"{where}: chat_template_kwargs sets {quoted(name)}, which is not an example's to set"
-                )
-        return options | ({"tools": tools} if tools else {})
-
     def _turn(
         self, whole: chat.Rendered, messages: Sequence[Mapping[str, Any]], i: int, options: dict[str, Any]
     ) -> Span:
@@ -245,6 +228,24 @@ class Reader:
             stop for begin, stop, id in whole.control if last <= begin and stop <= limit and id in self.ends
         ]
         return start, min(ends, default=last)
+
+
+def template_options(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a row gives to the chat template beside its messages. UserError for what it may not set."""
+    options, tools = row.get("chat_template_kwargs") or {}, row.get("tools")
+    if isinstance(tools, str):  # as trl stores them where a table needs one type
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise UserError(f"{where}: tools is text that is not JSON ({error})") from None
+    if not isinstance(options, dict):
+        raise UserError(f"{where}: chat_template_kwargs should hold entries by name")
+    for name in options:
+        if not chat.may_be_set(name):
+            raise UserError(
+                f"{where}: chat_template_kwargs sets {quoted(name)}, which is not an example's to set"
+            )
+    return options | ({"tools": tools} if tools else {})
 
 
 def _shared(chosen: Any, rejected: Any, where: str) -> int:

@@ -1,8 +1,9 @@
 """A draft's material and its judge: a model's own answers, and how often a draft foresees them.
 
 ``answer`` writes each prompt of a data set with the model's own answer, for `finetune distill --draft`, and
-goes on where it was stopped. ``judged`` drafts answers to prompts that were held out: a fixed number of
-tokens a step, to see how many are accepted, and as many as pay, in turns with none, to see how fast that is.
+goes on with the prompt at which it was stopped. ``judged`` drafts answers to prompts that were held out: a
+fixed number of tokens a step, to see how many are accepted, and as many as pay, in turns with none, to see
+how fast that is.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from typing import Any
 import numpy as np
 
 from cutaway.data import layouts, rows
+from cutaway.data.conversations import template_options
 from cutaway.errors import UserError, quoted
 from cutaway.evaluate import statistics
+from cutaway.generate.batch.many_prompts import answer_all
+from cutaway.generate.batch.request import Generation, Request
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.speculative import Drafting, DraftLengths
+from cutaway.generate.tool_calls import prompted
 from cutaway.lm import LanguageModel
 from cutaway.store.files import disk_errors
 from cutaway.store.reading import parsed_text
+from cutaway.tokenizer import chat
 
 TEMPERATURE = 0.7  # of the answers: what a model mostly says, and not always the same
-AT_ONCE = 64  # prompts, after whose answers a stopped run goes on
+AT_ONCE = 64  # prompts
 BEGINNING = 32  # tokens of a text, which the model then continues
 COUNT = 4  # tokens that are drafted in each step to see how many are accepted
 Report = Callable[[int, int], None]
@@ -43,7 +49,7 @@ class Prompt:
     def answered(self, text: str) -> dict[str, Any]:
         """A row to train on."""
         if "messages" in self.row:
-            return {"messages": [*self.row["messages"], {"role": "assistant", "content": text}]}
+            return self.row | {"messages": [*self.row["messages"], {"role": "assistant", "content": text}]}
         return {"text": self.row["text"] + text}
 
     def answer_in(self, row: Mapping[str, Any]) -> str | None:
@@ -92,7 +98,22 @@ def _prompt(lm: LanguageModel, row: dict[str, Any], where: str) -> Prompt:
         messages = messages[:-1]
     if not messages:
         raise UserError(f"{where}: nothing is asked: a conversation has a message of the user")
-    return Prompt({"messages": messages}, lm.chat_ids(messages))
+    return _asked(lm, messages, known, where)
+
+
+def _asked(lm: LanguageModel, messages: Any, known: Mapping[str, Any], where: str) -> Prompt:
+    """A conversation with its tools, in a row of which training makes the same ids."""
+    options = template_options(known, where)
+    tools = options.pop("tools", None)
+    try:
+        if chat.has_calls(messages, tools):  # where the template knows none, they are text in the messages
+            sourced, tools = prompted.sourced(messages, lm.tool_format, tools)
+            messages = [one.message for one in sourced]
+        ids = lm.chat_ids(messages, tools=tools, **options)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    beside = {"tools": tools, "chat_template_kwargs": options}
+    return Prompt({"messages": messages} | {name: value for name, value in beside.items() if value}, ids)
 
 
 def answer(lm: LanguageModel, asked: Sequence[Prompt], path: Path, tokens: int, report: Report) -> None:
@@ -101,20 +122,22 @@ def answer(lm: LanguageModel, asked: Sequence[Prompt], path: Path, tokens: int, 
     """
     lines = _lines(path)
     done = len(answers(asked, path))
-    done = done if done == len(asked) else done // AT_ONCE * AT_ONCE
-    if done < len(lines):  # a part that was stopped, whose last line may not be whole
+    if done < len(lines):  # the last line is not whole
         os.truncate(path, sum(map(len, lines[:done])))
-    while done < len(asked):
-        report(done, len(asked))
-        part = asked[done : done + AT_ONCE]
-        made = lm.generate_batch(
-            [one.ids for one in part], max_tokens=tokens, temperature=TEMPERATURE, seed=done
-        )
-        rows = [json.dumps(one.answered(each.text)) for one, each in zip(part, made, strict=True)]
-        with disk_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{row}\n" for row in rows))
-        done += len(part)
     report(done, len(asked))
+
+    def ended(number: int, made: Generation) -> None:
+        line = json.dumps(asked[number].answered(made.text))
+        with disk_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        report(number + 1, len(asked))
+
+    while done < len(asked):
+        first = done - done % AT_ONCE  # of a part, whose answers have one seed wherever it was stopped
+        settings = lm.ending(SamplingParams(max_tokens=tokens, temperature=TEMPERATURE, seed=first))
+        part = [Request(tuple(one.ids), settings) for one in asked[done : first + AT_ONCE]]
+        answer_all(lm.engine, lm.tokenizer, part, ended=lambda n, made, done=done: ended(done + n, made))
+        done += len(part)
 
 
 def answers(asked: Sequence[Prompt], path: Path) -> list[str]:

@@ -154,21 +154,11 @@ def _stage(name: str, given: Any, where: str, folder: Path) -> Stage:
             raise UserError(f"{place}.{key}: is {quoted(value)}; it must be a number")
         check(value, bounds_of(Stage)[key], f"{place}.{key}")
     config = _whole(config, folder)
-    return Stage(verb, _with_rate(config) if verb == "finetune" else config, **rest)
+    if verb == "finetune":
+        from cutaway.train import methods
 
-
-def _with_rate(config: dict[str, Any]) -> dict[str, Any]:
-    """A fine-tuning config with the learning rate of its method, as `cutaway finetune METHOD` has it."""
-    own, objective = config.get("optimizer", {}), config.get("objective", {"kind": "next_token"})
-    if not isinstance(own, dict) or "learning_rate" in own or not isinstance(objective, dict):
-        return config
-    from cutaway.train import methods
-
-    kind = objective.get("kind")
-    if not isinstance(kind, str) or kind not in methods.learned():  # which the checks of all stages refuse
-        return config
-    usual = methods.entries(kind, ())["optimizer"]
-    return config | {"optimizer": {"learning_rate": usual["learning_rate"]} | own if own else usual}
+        config = methods.with_rate(config)
+    return Stage(verb, config, **rest)
 
 
 def _whole(value: Any, folder: Path) -> Any:

@@ -67,6 +67,8 @@ class _Silent:
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None: ...
 
+    def stopping(self) -> None: ...
+
 
 def trained(
     folder: Path, documents: Sequence[str], size: Size, *, seed: int, deduplicate: bool = False

@@ -32,7 +32,7 @@ def check(folder: Path, resume: bool, verb: str) -> None:
     if not folder.exists():
         return
     if (folder / RUN).is_file():
-        if not resume and not _unbegun(folder):
+        if not resume and not unbegun(folder):
             raise UserError(
                 f"{folder}: already holds a run: continue it with `cutaway {verb} {folder} --resume`, or "
                 "choose another folder with --output"
@@ -52,7 +52,7 @@ def _holds_only(folder: Path, more: tuple[str, ...]) -> bool:
     return {path.name for path in folder.iterdir()} <= {TOKENIZER, "data", LOCK, *BEFORE, *parts, *more}
 
 
-def _unbegun(folder: Path) -> bool:
+def unbegun(folder: Path) -> bool:
     """Whether the run in a folder has done no step: nothing but its figures from before the first."""
     path = folder / METRICS
     return _holds_only(folder, BEGUN) and (

@@ -32,6 +32,10 @@ class Callback(Protocol):
         """The validation loss is known."""
         ...
 
+    def stopping(self) -> None:
+        """A signal ends the run after the step under way: it is called where no lock may be taken."""
+        ...
+
 
 def train(
     training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float

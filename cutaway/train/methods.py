@@ -112,14 +112,16 @@ def _settings(method: str) -> str:
 def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
     """The entries of a method, a YAML file or a run's folder, changed.
 
+    A YAML file that names no learning rate has that of the method whose objective it trains.
     ``--epochs`` takes the place of the steps that they name, as ``--steps`` does that of epochs.
     """
     check_source(source)
-    usual: str | dict[str, Any] = source
     if source in names():
-        usual = config.entries(str(PRESETS / f"{_settings(source)}.yaml"), ())
+        usual = _preset(_settings(source))
         if source in learned() and source != _kind(usual):
             usual["objective"] = {"kind": source}
+    else:
+        usual = with_rate(config.entries(source, ()), changes)
     found = config.entries(usual, changes)
     given = config.names(changes)
     if {"epochs", "steps"} <= given:
@@ -127,6 +129,24 @@ def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
     if "epochs" in given:
         found["steps"] = 0
     return found
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return config.entries(str(PRESETS / f"{name}.yaml"), ())
+
+
+def with_rate(found: dict[str, Any], changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Entries that name no learning rate, with that of the method whose objective they train once changed;
+    those without an optimizer have the method's.
+    """
+    own, changed = found.get("optimizer", {}), config.entries(found, changes)
+    objective, kind = changed.get("objective", {}), _kind(changed)
+    if not (isinstance(own, dict) and isinstance(objective, dict) and kind in learned()):
+        return found  # which a run's config refuses
+    if "learning_rate" in own:
+        return found
+    usual = _preset(_settings(kind))["optimizer"]
+    return found | {"optimizer": {"learning_rate": usual["learning_rate"]} | own if own else usual}
 
 
 def examples(found: Mapping[str, Any]) -> Found:

@@ -73,7 +73,7 @@ def train(
         decided = ("compile",) if run.compile == "auto" else ()  # at the first start, and kept in run.yaml
         settings = {name: getattr(run, name) for name in FREE if name not in decided}
         run = replace(config.read_run_config(str(folder / RUN), kind=type(run)), **settings)
-        with SignalHandler() as signals:
+        with SignalHandler(callback.stopping) as signals:
             data = opened[1] if opened is not None and opened[0] == run else None
             del opened  # else two models are in memory
             data = data or recipe.ready(run, folder, callback.note)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,9 +17,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SignalHandler:
-    """While it is entered, ``received`` is the signal that came, or None."""
+    """While it is entered, ``received`` is the signal that came, or None.
 
-    def __init__(self) -> None:
+    ``stopping`` is called at the first one, between two operations of the main thread, which may hold a lock.
+    """
+
+    def __init__(self, stopping: Callable[[], None] = lambda: None) -> None:
+        self._stopping = stopping
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -34,7 +39,9 @@ class SignalHandler:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and "RANK" not in os.environ:
             exit_by_signal(number)
-        self.received = self.received or number
+        if self.received is None:
+            self.received = number
+            self._stopping()
 
 
 def exit_by_signal(number: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cutaway.generate.batch.request import Generation, Request
 from cutaway.generate.batch.scheduler import Scheduler
@@ -36,8 +36,12 @@ def answer_all(
     *,
     max_sequences: int = 16,
     state_bytes: int | None = None,
+    ended: Callable[[int, Generation], None] = lambda number, made: None,
 ) -> list[Generation]:
-    """``generate_batch`` of requests, whose settings may differ; requests of one prompt read it once."""
+    """``generate_batch`` of requests, whose settings may differ; requests of one prompt read it once.
+
+    ``ended`` is called with each request's number and generation, in their order, while others go on.
+    """
     requests = list(requests)
     running = max(1, min(max_sequences, len(requests)))
     scheduler = Scheduler(
@@ -46,6 +50,10 @@ def answer_all(
     try:
         with scheduler.paused():  # so that they share what they can
             streams = [scheduler.submit(request) for request in requests]
-        return [finish(stream) for stream in streams]
+        made = list[Generation]()
+        for number, stream in enumerate(streams):
+            made.append(finish(stream))
+            ended(number, made[-1])
+        return made
     finally:
         scheduler.close()
