@@ -221,6 +221,28 @@ def test_the_least_recently_used_go_first_and_a_texts_end_before_its_beginning(s
     assert restored == [256, 128, 256]
 
 
+@pytest.mark.parametrize("secret", [None, SECRET], ids=["plain", "encrypted"])
+def test_a_folder_is_never_past_its_limit(
+    small: Any, secret: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also while a text is written that is as large as the limit, or larger."""
+    with serving(tmp_path, small, secret=secret) as serves:
+        ask(serves)
+    size = files(tmp_path)[0].stat().st_size
+    most, write = list[int](), Seal.write
+
+    def measured(self: Seal, *given: Any) -> None:
+        most.append(size + sum(path.stat().st_size for path in files(tmp_path) if path.name[0] != "."))
+        write(self, *given)
+
+    monkeypatch.setattr(Seal, "write", measured)
+    for pages in (3, 2, 1, 0):
+        with serving(tmp_path, small, limit=pages * size, secret=secret) as serves:
+            ask(serves, [pages, *IDS])
+        assert max(most, default=0) <= pages * size and len(files(tmp_path)) == pages
+        most.clear()
+
+
 def test_a_full_disk_loses_nothing(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any):
     other = [5, *IDS]
     with serving(tmp_path, small) as serves:

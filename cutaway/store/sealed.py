@@ -61,6 +61,11 @@ class Seal:
         """Whether there is a secret."""
         return self._cipher is not None
 
+    @property
+    def overhead(self) -> int:
+        """The bytes of a record beside its content."""
+        return HEADER.size + TAG + (OWN_TAG if self.encrypts else 0)
+
     def name(self, key: bytes) -> str:
         """The name of the file that holds a key's record, from which neither can be known."""
         return hashlib.blake2b(key, key=self._naming, digest_size=20).hexdigest()

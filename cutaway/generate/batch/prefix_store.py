@@ -5,9 +5,10 @@ hash of all ids up to its end, from the API key and salt on. So a page is found 
 found it in memory, and by no others. Pages are read into the engine's own memory and checked there; one that
 is damaged is deleted, and its ids are read again. A mapped file could change after the check.
 
-Files are written whole or not at all, by a thread of their own. The least recently used go when all models'
-pages take more than the limit, the end of a text before its beginning. Several processes share a folder: what
-one writes the others find, and a file that another has just removed is read again by the model.
+Files are written whole or not at all, by a thread of their own. Before pages are written that would take all
+models' pages past the limit, the least recently used go, the end of a text before its beginning. Several
+processes share a folder: what one writes the others find, and a file that another has just removed is read
+again by the model.
 """
 
 from __future__ import annotations
@@ -160,7 +161,11 @@ class PrefixStore:
             check_folder(self.folder)  # which may have been removed since
             with disk_errors(self._own, OTHER_FOLDER):
                 self._own.mkdir(mode=0o700, exist_ok=True)
-            for number, (key, page) in enumerate(zip(keys, pages, strict=True)):
+            size = engine.page_bytes + self._seal.overhead
+            fit = keys[: self._limit // size]
+            self._touch(fit)  # what is there of the text is not what goes
+            self._prune(size * sum(not self._path(key).exists() for key in fit))
+            for number, (key, page) in enumerate(zip(fit, pages, strict=False)):
                 path = self._path(key)
                 if path.exists():
                     continue
@@ -179,7 +184,7 @@ class PrefixStore:
             self._touch(keys)
             self._count(written=written, pending=-len(keys) * engine.page_bytes)
             if written:
-                self._prune()
+                self._prune()  # other processes write too
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         """Mark a text's pages as used just now, its beginning last."""
@@ -188,12 +193,12 @@ class PrefixStore:
             with suppress(OSError):
                 os.utime(self._path(key), ns=(now - n * STEP, now - n * STEP))
 
-    def _prune(self) -> None:
-        """Remove the least recently used files, of any model, until they fit the limit."""
+    def _prune(self, room: int = 0) -> None:
+        """Remove the least recently used files, of any model, until the limit leaves so much room."""
         files = sorted(_files(self.folder))
         total = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if total <= self._limit:
+            if total <= self._limit - room:
                 break
             with suppress(OSError):
                 path.unlink()
