@@ -260,11 +260,34 @@ def test_a_runs_head_is_trained_further(
     monkeypatch.chdir(root)
     examples = str(root / "run" / "data" / "answers.jsonl")
     further = ["finetune", "eagle3", examples, "--model", "model", "--objective.head", "run"]
+    capsys.readouterr()
     assert main([*further, "--output", str(tmp_path / "more"), "--steps", "1", *ONE_PROCESS]) == 0
+    shown = "".join(capsys.readouterr().err.split())
+    assert f"`cutawaychatmodel--draft{tmp_path / 'more'}`draftswithit." in shown
     configs = [(folder / "draft_head" / "config.json") for folder in (root / "run", tmp_path / "more")]
     assert configs[0].read_bytes() == configs[1].read_bytes()
     monkeypatch.chdir(tmp_path)
     assert main(["finetune", "more", "--resume", "--steps", "2"]) == 0
+
+
+def test_a_draft_that_was_not_tried_says_so(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """Stopped among the held-out prompts."""
+    shutil.copytree(root / "run", tmp_path / "run")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    again = ["finetune", str(tmp_path / "run"), "--resume"]
+    with monkeypatch.context() as patched:
+        patched.setattr(drafts, "judged", stop)
+        assert main(again) == 130
+    assert f"not yet tried: `cutaway finetune {tmp_path}/run --resume`" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not (tmp_path / "run" / finetune_draft.ACCEPTANCE).exists()
+    assert main(again) == 0 and (tmp_path / "run" / finetune_draft.ACCEPTANCE).exists()
 
 
 @pytest.mark.parametrize("place", ["run", "run/draft_head", "run/checkpoints/step-00000001"])

@@ -308,12 +308,14 @@ def _check_task(run: RewardsConfig, as_json: bool) -> None:
 def _after(run: FinetuningConfig, folder: Path) -> str:
     """What to type when a run has ended."""
     from cutaway.train import examples
-    from cutaway.train.objectives import reward_model
+    from cutaway.train.objectives import eagle3, reward_model
     from cutaway.train.recipes import finetune as recipe
     from cutaway.train.rewards_config import RewardsConfig
 
     if (folder / DRAFTS_FOR).is_file():
         return "It is tried on prompts that were held out."
+    if isinstance(run.objective, eagle3.Config):
+        return f"`cutaway chat {run.base} --draft {folder}` drafts with it."
     if isinstance(run.objective, reward_model.Config):
         return "It scores answers: docs/finetuning.md, A reward model, says how."
     if isinstance(run, RewardsConfig):

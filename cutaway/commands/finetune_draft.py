@@ -134,8 +134,14 @@ def judge(folder: Path) -> None:
     lm = cutaway.load(console.model_path(known["model"]))
     asked, held = _asked(lm, Path(known["prompts"]))
     drafts.answers(asked, folder / ANSWERS)  # else prompts that were trained on may be held out
-    with console.watched() as bar:
-        found = drafts.judged(lm, folder, held, TOKENS, lambda n, total: bar("judge", n, total))
+    try:
+        with console.watched() as bar:
+            found = drafts.judged(lm, folder, held, TOKENS, lambda n, total: bar("judge", n, total))
+    except KeyboardInterrupt:
+        console.note(
+            f"The draft is trained, and not yet tried: `cutaway finetune {folder} --resume` does that."
+        )
+        raise
     with atomic_file(folder / ACCEPTANCE) as out:
         out.write(json.dumps(found.entries(), indent=1).encode())
     console.note(
