@@ -30,6 +30,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.reason: FinishReason = "stop"
+        self.drafted = (0, 0)
         self.asked: list[Any] = []
         self.loaded: list[Any] = []
 
@@ -37,7 +38,7 @@ class Scripted:
         self.asked.append(("stream", prompt, options))
         top = ((9, -0.25), (8, -1.5))[: options.get("logprobs", 0)]
         pieces = [Piece(text, id, -0.5, top) for text, id in zip(TEXTS, IDS, strict=True)]
-        timings = Timings(4, 0.5, 2, 0.25, 0.6)
+        timings = Timings(4, 0.5, 2, 0.25, 0.6, *self.drafted)
         done = Generation("Paris", IDS, (1, 2, 3, 4), (-0.5,) * 3, (top,) * 3, self.reason, 0, 7, timings)
         yield from (*pieces, Piece("", generation=done))
 
@@ -87,6 +88,16 @@ def test_on_a_terminal_speed_is_printed(lm, monkeypatch):
     run("x")
     assert "3 tokens at 8.0/s" in err.getvalue()
     assert "prompt 4 tokens at 8.0/s" in err.getvalue()
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_where_drafts_were_asked_for_it_says_how_they_fared(lm, capsys, more):
+    run("x", "--draft", "lookup", *more)
+    assert capsys.readouterr().err.startswith("No token was drafted: ")
+    lm.drafted = (5, 2)
+    run("x", "--draft", "lookup", *more)
+    assert capsys.readouterr().err == "2 of 5 drafted tokens were accepted; the text has 3.\n"
+    assert [asked[2] for asked in lm.asked] == [{"speculate": "lookup"}] * 2
 
 
 def test_every_option_arrives_by_its_name(lm):
@@ -179,6 +190,16 @@ def test_the_prompt_from_standard_input_and_from_a_file(lm, monkeypatch, tmp_pat
     path.write_bytes(raw.encode())
     run("--file", str(path))
     assert [asked[1] for asked in lm.asked] == ["two\nlines", "two\nlines"]
+
+
+def test_a_prompt_that_is_typed_is_asked_for(lm, monkeypatch, capsys):
+    class Keyboard(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Keyboard(io.BytesIO(b"typed\n")))
+    run("-")
+    assert lm.asked[0][1] == "typed" and "Ctrl-D" in capsys.readouterr().err
 
 
 def test_a_prompt_that_cannot_be_had_is_refused_before_the_model_is_loaded(lm, tmp_path):

@@ -119,6 +119,34 @@ def test_a_folder_keeps_what_other_probes_found_on_the_same_model(
     assert "is not a report of cutaway attack" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "chosen"),
+    [([], "all probes that train no model"), (["--probe", "canned, other"], "canned, other")],
+)
+def test_it_says_what_it_does_before_it_loads(
+    more: list[str],
+    chosen: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = list[str]()
+
+    def names(trains: bool = True) -> list[str]:
+        if not trains:
+            said.append(capsys.readouterr().err)
+        return ["canned", "other"]
+
+    monkeypatch.setattr(probe_runner, "_probe", lambda name: SimpleNamespace(run=_canned))
+    monkeypatch.setattr(probe_runner, "names", names)
+    out = tmp_path / "attacked"
+    assert cli.main(["attack", str(model), "-o", str(out), "--json", *more]) == 0
+    said += [capsys.readouterr().err]
+    assert said[0].startswith(f"Attacking {model}: {chosen}; 8 trials an arm.\n")
+    assert list(json.loads((out / "results.json").read_text())["probes"]) == ["canned"]
+
+
 def test_a_name_that_is_no_probe_is_refused_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["attack", "smollm2", "--probe", "forgry"]) == 2
     assert "there is no probe 'forgry': use " in capsys.readouterr().err

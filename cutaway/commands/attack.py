@@ -66,11 +66,15 @@ def attack(
     if trials < 1:
         raise UserError(f"--trials is {trials}: give a number from 1 up")
     console.use_threads(threads)
-    asked = probe_runner.names(trains=False) if probe is None else [p.strip() for p in probe.split(",")]
+    asked = [] if probe is None else [p.strip() for p in probe.split(",")]
     probe_runner.check_probes(asked)
     check_folder(output)
     path = console.model_path(model)
-    lm = cutaway.load(path, adapter=adapter)
+    chosen = ", ".join(asked) if asked else "all probes that train no model"
+    console.note(f"Attacking {model}: {chosen}; {trials} trials an arm.")
+    with console.doing("Loading the probes and the model"):
+        asked = asked or probe_runner.names(trains=False)  # which imports them
+        lm = cutaway.load(path, adapter=adapter)
     output.mkdir(parents=True, exist_ok=True)
     results, budget = output / "results.json", Budget(trials, output)
     shown = model if adapter is None else f"{model} with {adapter}"

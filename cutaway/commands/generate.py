@@ -164,6 +164,8 @@ def generate(
     note_ending(done)
     if sys.stderr.isatty():
         note(statistics(done))
+    if draft is not None:
+        note(drafted(done))
 
 
 def drafts(draft: str, engine: Any, strict: bool) -> Any:
@@ -201,6 +203,8 @@ def prompt_text(prompt: str | None, file: Path | None) -> str:
         raise UserError(f'There is no option {prompt}: if it is the prompt, give it through --file or "-"')
     if prompt is not None and prompt != "-":
         return prompt
+    if file is None and sys.stdin.isatty():
+        note("Type the prompt; Ctrl-D on a new line ends it.")
     return read_text(file).removesuffix("\n").removesuffix("\r")
 
 
@@ -216,12 +220,22 @@ def note_ending(done: Generation) -> None:
 def statistics(done: Generation) -> str:
     """One line of speeds."""
     times = done.timings
-    drafted = f"; {100 * times.acceptance:.0f}% of {times.drafted_tokens} drafted tokens accepted"
     return (
         f"{len(done.ids)} tokens at {times.decode_tokens_per_second:.1f}/s, first after "
         f"{times.first_token_seconds:.2f} s; prompt {times.prefill_tokens} tokens at "
         f"{times.prefill_tokens_per_second:.1f}/s; ended by {done.finish_reason}"
-    ) + (drafted if times.drafted_tokens else "")
+    )
+
+
+def drafted(done: Generation) -> str:
+    """One line for a text that drafts were asked for: how many tokens were drafted and accepted."""
+    times = done.timings
+    if not times.drafted_tokens:
+        return "No token was drafted: there was nothing to draft from, or it promised no gain."
+    return (
+        f"{times.accepted_tokens} of {times.drafted_tokens} drafted tokens were accepted; "
+        f"the text has {len(done.ids)}."
+    )
 
 
 def _show(pieces: Iterable[Piece], lm: Any, style: Style) -> Generation:

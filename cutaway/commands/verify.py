@@ -45,8 +45,10 @@ def verify(
     import cutaway
     from cutaway.inspect import verify as judge
 
-    if not judge.engines(path):
+    engines = judge.engines(path)
+    if not engines:
         raise UserError(f"no other engine here reads {path}: {install('eval')}")
+    console.note(f"Comparing {model} with {' and '.join(engines)}.")
     if installed("torch"):
         with console.doing("Loading PyTorch and the weights"):
             lm = cutaway.load(path, engine="pytorch", strict=strict)
@@ -76,7 +78,7 @@ def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
             ours += [] if piece.id is None else [piece.id]
             progress("generating with Cutaway", len(ours), tokens)
         for engine in judge.engines(path):
-            console.note(f"Comparing {len(ids)} tokens and {tokens} that follow with {engine}.")
+            console.note(f"Reading {len(ids)} tokens and {tokens} that follow with {engine}.")
             if engine == "transformers":
                 from cutaway.inspect import verify_layers
 
