@@ -123,6 +123,34 @@ def test_tools_of_a_row_are_in_its_prompt(tmp_path: Path, knows: bool, given: An
     assert example.ids[: len(one.ids)].tolist() != plain.ids
 
 
+@pytest.mark.parametrize(
+    ("beside", "why"),
+    [
+        ({"tools": ["clock"]}, "tools and calls of them should be lists of"),
+        ({"tools": 5}, "tools and calls of them should be lists of"),
+        ({"tools": [{"name": "clock"}]}, "tools and calls of them should be lists of"),
+        ({"tools": "clock"}, "tools is text that is not JSON"),
+        ({"chat_template_kwargs": {"tokenize": False, "tools": []}}, "is not an example's to set"),
+    ],
+)
+def test_tools_that_are_none_are_named(lm: Any, tmp_path: Path, beside: dict, why: str):
+    row = {"messages": [{"role": "user", "content": "Time?"}]} | beside
+    (tmp_path / "one.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=f"one.jsonl, line 1: .*{why}"):
+        drafts.prompts(lm, tmp_path / "one.jsonl")
+
+
+def test_a_call_without_text_is_part_of_a_prompt(tmp_path: Path):
+    lm = cutaway.load(chatting_model(tmp_path / "model", context=2048), engine="runtime")
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "clock", "arguments": {}}}]}
+    turns = [{"role": "user", "content": "Time?"}, call, {"role": "tool", "content": "12:00"}]
+    turns.append({"role": "user", "content": "And now?"})
+    (tmp_path / "one.jsonl").write_text(json.dumps({"messages": turns, "tools": [TOOL]}))
+    (one,), _ = drafts.prompts(lm, tmp_path / "one.jsonl")
+    text = lm.tokenizer.decode(one.ids)
+    assert text.index("the time") < text.index('{"name": "clock", "arguments": {}}') < text.index("12:00")
+
+
 def test_more_answers_than_prompts_are_refused(lm: Any, root: Path, tmp_path: Path):
     lines = answered(lm, root, tmp_path / "answers.jsonl")
     (tmp_path / "answers.jsonl").write_bytes(b"".join(2 * lines))

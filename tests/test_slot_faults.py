@@ -94,6 +94,17 @@ def test_what_an_aborted_request_has_read_is_its_slots_text(lm: Any, tmp_path: P
         assert slots._texts[b"", 0].ids[:prompt] == tuple(lm.ids(PROMPT))
 
 
+def test_a_slot_that_read_a_salted_text_last_has_nothing_to_save(lm: Any, tmp_path: Path):
+    """And not the text before it."""
+    with server(lm, tmp_path) as made:
+        asked = {"prompt": PROMPT, "max_tokens": 2}
+        assert made.post("/v1/completions", asked).status_code == 200
+        assert made.post(SAVE, {"filename": "a"}).status_code == 200
+        assert made.post("/v1/completions", asked | {"cache_salt": "salt"}).status_code == 200
+        refused = made.post(SAVE, {"filename": "a"})
+        assert refused.status_code == 400 and "has read no text" in refused.text
+
+
 def test_saves_of_one_name_at_once_all_end_well(lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """They wait for each other, for as long as a large text on a slow disk takes."""
     write = Seal.write
@@ -151,9 +162,7 @@ def test_a_file_that_goes_while_the_folder_is_measured_is_no_error(
             assert made.post(SAVE, {"filename": "a"}).status_code == 200
 
 
-def test_pages_that_cannot_be_deleted_are_an_error(
-    lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_pages_that_cannot_be_deleted_are_an_error(lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = PrefixStore(tmp_path / "pages", b"model", 1 << 30)
     with server(lm, tmp_path / "slots", prefixes=store) as made:
         tokens = read(made.post("/completion", ASKED).json())

@@ -106,10 +106,14 @@ def _asked(lm: LanguageModel, messages: Any, known: Mapping[str, Any], where: st
     options = template_options(known, where)
     tools = options.pop("tools", None)
     try:
-        if chat.has_calls(messages, tools):  # where the template knows none, they are text in the messages
-            sourced, tools = prompted.sourced(messages, lm.tool_format, tools)
-            messages = [one.message for one in sourced]
+        if chat.has_calls(messages, tools) and lm.tool_format is prompted.FORMAT:
+            whole = [message | {"content": message.get("content") or ""} for message in messages]
+            messages = [one.message for one in prompted.as_text(whole, tools or ())]
+            tools = None  # which the template does not know: they are text in the messages
         ids = lm.chat_ids(messages, tools=tools, **options)
+    except (KeyError, TypeError, AttributeError):
+        shape = '{"type": "function", "function": {"name": ...}}'
+        raise UserError(f"{where}: tools and calls of them should be lists of {shape}") from None
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     beside = {"tools": tools, "chat_template_kwargs": options}

@@ -67,6 +67,9 @@ class SavedSlots:
     def _read(self, scope: bytes, slot: int, request: Request, ids: tuple[int, ...]) -> None:
         if request.cache_scope == cache_scope(scope, None):
             self._put(scope, slot, SlotText(ids, request.engine))
+            return
+        with self._changing:
+            self._texts.pop((scope, slot), None)
 
     def _put(self, scope: bytes, slot: int, text: SlotText) -> None:
         with self._changing:
