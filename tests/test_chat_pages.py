@@ -91,6 +91,53 @@ def test_save_does_not_replace_and_needs_a_kv_cache(talk: Any, tmp_path: Path, m
     assert "at least 32 are needed" in talk("hi\n", "--save", tmp_path / "new.json")[1]
 
 
+def test_ctrl_c_in_the_last_answer_leaves_what_was_read_before(
+    talk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved = tmp_path / "talk.json"
+    steps = list[int]()
+
+    def interrupted(self: Session, id: int) -> Any:
+        self._consistent = False
+        logits = self.engine.step(id, self._state)
+        steps.append(id)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        self._ids.append(id)
+        self._consistent = True
+        return logits
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "step", interrupted)
+        first = talk(f"{QUESTION}\n", "--save", saved)
+    assert "[stopped; what was written is kept]" in first[1] and "Its KV cache is in" in first[1]
+    after = talk("and?\n", "--load", saved)
+    assert after[2][0] < 128
+    (tmp_path / "talk.json.kv").unlink()
+    assert talk("and?\n", "--load", saved)[0] == after[0]
+
+
+@pytest.mark.parametrize(("shape", "kept"), [("llama", True), ("phi3", False), ("qwen3-next", False)])
+def test_an_interrupted_call_leaves_the_pages_that_were_full(shape: str, kept: bool, monkeypatch: Any):
+    """Of a text whose pages may rotate otherwise when it grows, and of a recurrence, none is sure."""
+    session = Session(engine(shape))
+    session.prefill(READ)
+    with monkeypatch.context() as patched:
+        patched.setattr(session.engine, "step", never_ends)
+        with pytest.raises(KeyboardInterrupt):
+            session.step(1)
+    state: Any = session.storable(len(READ))
+    assert (state is not None) == kept
+    if kept:
+        plain = session.engine.new_state()
+        session.engine.prefill(READ[:128], plain)
+        assert np.array_equal(session.engine.step(5, state), session.engine.step(5, plain))
+
+
+def never_ends(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 # ---- states of recurrent layers ----------------------------------------------------------------------------
 
 RECURRENT = ("lfm2", "qwen3-next", "kimi", "falcon-h1", "mamba2")

@@ -110,15 +110,15 @@ class Session:
 
     def storable(self, length: int) -> Any | None:
         """A state of its first ids, at most so many, for a file; None where it has none. Of attention alone
-        these are its full pages. A recurrence must be at that length, or have been marked before it.
+        these are its full pages, which an interrupted call leaves as they are, unless a longer text rotates
+        them otherwise. A recurrence must be at that length, or have been marked before it.
         """
-        if not self._consistent:
-            return None
         if self.engine.grid == 1:
-            full = min(length, len(self._ids)) // self.engine.page
+            full = min(length, len(self._ids), self._state.length) // self.engine.page
             pages = [self.engine.keep(self._state, n) for n in range(full)]
-            return self.engine.resume(pages) if pages else None
-        if length < len(self._ids) and not self._rewind(length):
+            lasting = self._consistent or all(isinstance(page, np.ndarray) for page in pages)
+            return self.engine.resume(pages) if pages and lasting else None
+        if not self._consistent or (length < len(self._ids) and not self._rewind(length)):
             return None
         return self._state if self._ids else None
 
