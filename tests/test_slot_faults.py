@@ -71,6 +71,16 @@ def test_of_a_text_whose_pages_were_evicted_what_is_left_counts(lm: Any, tmp_pat
         assert made.post(SAVE, {"filename": "a"}).json()["n_saved"] == 128
 
 
+def test_of_a_restored_text_what_there_is_room_for_counts(lm: Any, tmp_path: Path):
+    with server(lm, tmp_path) as made:
+        tokens = read(made.post("/completion", ASKED).json())
+        made.post(SAVE, {"filename": "a"})
+        assert made.post(ERASE, {}).json()["n_erased"] == tokens > 256
+        made.service.decoder.prefix_cache.capacity = 1
+        assert made.post(RESTORE, {"filename": "a"}).json()["n_restored"] == 128
+        assert made.post("/completion", ASKED).json()["tokens_cached"] == 128
+
+
 def test_an_end_id_follows_what_was_read_whole(lm: Any, tmp_path: Path):
     with server(lm, tmp_path) as made:
         bias = [[id, 100.0] for id in lm.tokenizer.eos_ids]
@@ -201,6 +211,31 @@ def test_a_folder_that_cannot_be_read_any_more_stops_no_answer(
         assert made.post("/completion", ASKED).json()["content"] == before
         wait_until(lambda: made.service.decoder.stats().stored.failed == 2, "the failure is counted")
     assert "Prefixes are not kept for 60 s: " in caplog.text
+
+
+def test_requests_go_on_where_no_thread_can_be_started(
+    lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    """In a container with too few processes no request is lost, and none that begins alike waits."""
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    with serving.running(lm, prefixes=PrefixStore(tmp_path, b"model", 1 << 30)) as made:
+        before = made.post("/completion", ASKED).json()["content"]
+    store = PrefixStore(tmp_path, b"model", 1 << 30)
+    with serving.running(lm, prefixes=store) as made:
+        with monkeypatch.context() as patched:
+            patched.setattr(store._reads, "submit", none)
+            patched.setattr(store._writes, "submit", none)
+            for n in range(2):
+                answer = made.post("/completion", ASKED | {"prompt": f"{PROMPT} {n}"}).json()
+                assert answer["tokens_cached"] == (256 if n else 0), answer
+            assert "can't start new thread" in caplog.text
+            made.post(ERASE, {})
+            made.service.decoder.prefix_cache.drop(list(made.service.decoder.prefix_cache.pages))
+        assert made.post("/completion", ASKED).json()["content"] == before
+        assert store._pending == 0
 
 
 def test_a_page_that_cannot_be_opened_is_not_deleted(

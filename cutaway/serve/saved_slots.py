@@ -107,7 +107,7 @@ class SavedSlots:
                 nbytes = self._saver.write(path, engine, cache_scope(scope, None), text.ids, pages)
             except (OperationalError, UserError, OSError) as error:  # which names the machine's path
                 raise _not_saved(error) from None
-        return _held(engine, text.ids, pages), nbytes
+        return _held(engine, text.ids, len(pages)), nbytes
 
     def restore(
         self, scheduler: Scheduler, scope: bytes, slot: int, name: str, engine: Any
@@ -127,7 +127,8 @@ class SavedSlots:
         for n, page in enumerate(pages, 1):
             scheduler.prefix_cache.add(keys[:n], page)
         self._put(scope, slot, SlotText(ids, None if engine is scheduler.engine else engine))
-        return _held(engine, ids, pages), nbytes
+        held = sum(scheduler.prefix_cache.get(key) is not None for key in keys)  # beside requests that run
+        return _held(engine, ids, held), nbytes
 
     def erase(self, scheduler: Scheduler, scope: bytes, slot: int) -> int:
         """Forget a slot's text, and its pages in memory and in the prefix cache on disk; how many tokens.
@@ -169,11 +170,11 @@ class SavedSlots:
         return own / name
 
 
-def _held(engine: Any, ids: Sequence[int], pages: Sequence[Any]) -> int:
+def _held(engine: Any, ids: Sequence[int], pages: int) -> int:
     """How many of a text's ids need not be read again, but for those behind its last full page, which count:
     all of them, unless pages were evicted.
     """
-    return len(ids) if len(pages) == len(ids) // engine.page else len(pages) * engine.page
+    return len(ids) if pages == len(ids) // engine.page else pages * engine.page
 
 
 def _not_saved(error: Exception) -> APIError:

@@ -84,8 +84,10 @@ class PrefixStore:
         absent: Absent,
         done: Callable[[dict[bytes, Any]], None],
         wanted: Callable[[], bool],
-    ) -> None:
-        """Load pages beside the caller, and call ``done`` with them, from another thread."""
+    ) -> bool:
+        """Load pages beside the caller, and call ``done`` with them, from another thread. False where no
+        thread can be started.
+        """
 
         def work() -> None:
             found: dict[bytes, Any] = {}
@@ -94,7 +96,7 @@ class PrefixStore:
             finally:
                 done(found)
 
-        self._reads.submit(work)
+        return self._submit(self._reads, work)
 
     def load(
         self, engine: Storable, absent: Absent, wanted: Callable[[], bool] = lambda: True
@@ -117,7 +119,8 @@ class PrefixStore:
             if (self._pending and self._pending + nbytes > PENDING) or time.monotonic() < self._paused:
                 return
             self._pending += nbytes
-        self._writes.submit(self._write, engine, list(keys), list(pages))
+        if not self._submit(self._writes, self._write, engine, list(keys), list(pages)):
+            self._count(pending=-nbytes, failed=len(keys))
 
     def erase(self, keys: Sequence[bytes]) -> None:
         """Delete the files of pages. OSError where the folder cannot be written to."""
@@ -127,6 +130,14 @@ class PrefixStore:
         """Write what is pending, and end the threads."""
         self._reads.shutdown(cancel_futures=True)
         self._writes.shutdown()
+
+    def _submit(self, pool: ThreadPoolExecutor, work: Callable[..., None], *given: Any) -> bool:
+        try:
+            pool.submit(work, *given)
+        except RuntimeError as error:  # of the machine's limit: requests go on without pages on disk
+            log.warning("Prefixes are neither kept nor loaded: %s", error)
+            return False
+        return True
 
     # ---- files ---------------------------------------------------------------------------------------------
 

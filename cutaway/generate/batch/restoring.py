@@ -55,8 +55,8 @@ class Restoring:
         def wanted() -> bool:
             return not sequence.stream.cancelled
 
-        self._loading.add(key)
-        self._store.fetch(sequence.engine, sequence.pages_to_load(), arrived, wanted)
+        if self._store.fetch(sequence.engine, sequence.pages_to_load(), arrived, wanted):
+            self._loading.add(key)
 
     def _take_arrived(self) -> None:
         """Give each text what was loaded for it: the others that begin alike find it in the prefix cache."""
