@@ -61,9 +61,11 @@ constexpr Kind kKinds[] = {
     {kMXFP4, 32, 17, {-1, -1}}, {kQ4_K, 256, 144, {0, 2}}, {kQ5_K, 256, 176, {0, 2}}, {kQ6_K, 256, 210, {208, -1}},
 };
 
-std::vector<uint8_t> weights(const Kind& kind, int rows, int columns) {
+// Random weights, or below 256 ones whose bytes are all the same.
+constexpr int kRandom = 256;
+std::vector<uint8_t> weights(const Kind& kind, int rows, int columns, int byte) {
     std::vector<uint8_t> out(static_cast<size_t>(rows) * (columns / kind.block) * kind.bytes);
-    for (uint8_t& each : out) each = static_cast<uint8_t>(number());
+    for (uint8_t& each : out) each = static_cast<uint8_t>(byte == kRandom ? number() : byte);
     for (size_t at = 0; at < out.size(); at += static_cast<size_t>(kind.bytes)) {
         const float value = real();
         const uint16_t half = float_to_half(value);
@@ -99,23 +101,25 @@ std::vector<float> product(const Kind& kind, int rows, int columns, const std::v
     return out;
 }
 
-void products(int32_t best) {
-    for (const Kind& kind : kKinds) {
-        const int rows = 37, columns = kind.block == 1 ? 75 : 3 * kind.block;
-        const std::vector<uint8_t> in = weights(kind, rows, columns);
-        std::vector<uint8_t> panels(static_cast<size_t>(cutaway_packed_bytes(kind.type, rows, columns)));
-        hold(cutaway_pack(kind.type, in.data(), rows, columns, panels.data(), 2) == -1, "packing", kind.type, 0);
-        for (int tokens = 1; tokens <= 17; tokens += tokens < 7 ? 1 : 10) {
-            const int width = (columns + 31) / 32 * 32;
-            std::vector<float> x(static_cast<size_t>(tokens * width));
-            for (int i = 0; i < tokens * width; ++i) x[static_cast<size_t>(i)] = i % width < columns ? real() : 0.0f;
-            cutaway_isa_use(0);
-            const std::vector<float> portable = product(kind, rows, columns, panels, x, tokens);
-            cutaway_isa_use(best);
-            const std::vector<float> ours = product(kind, rows, columns, panels, x, tokens);
-            const bool floats = kind.type == kF32 || kind.type == kF16;
-            hold(floats ? near(ours, portable, 1e-5f) : ours == portable, "a product", kind.type, tokens);
+// The largest sums that there are too: of equal weights and equal numbers.
+void products(int32_t best, const Kind& kind, int byte) {
+    const int rows = 37, columns = kind.block == 1 ? 75 : 3 * kind.block;
+    const std::vector<uint8_t> in = weights(kind, rows, columns, byte);
+    std::vector<uint8_t> panels(static_cast<size_t>(cutaway_packed_bytes(kind.type, rows, columns)));
+    hold(cutaway_pack(kind.type, in.data(), rows, columns, panels.data(), 2) == -1, "packing", kind.type, 0);
+    for (int tokens = 1; tokens <= 17; tokens += tokens < 7 ? 1 : 10) {
+        const int width = (columns + 31) / 32 * 32;
+        std::vector<float> x(static_cast<size_t>(tokens * width));
+        for (int i = 0; i < tokens * width; ++i) {
+            const float each = byte == kRandom ? real() : 1.0f;
+            x[static_cast<size_t>(i)] = i % width < columns ? each : 0.0f;
         }
+        cutaway_isa_use(0);
+        const std::vector<float> portable = product(kind, rows, columns, panels, x, tokens);
+        cutaway_isa_use(best);
+        const std::vector<float> ours = product(kind, rows, columns, panels, x, tokens);
+        const bool floats = kind.type == kF32 || kind.type == kF16;
+        hold(floats ? near(ours, portable, 1e-5f) : ours == portable, "a product", kind.type, tokens);
     }
 }
 
@@ -229,7 +233,9 @@ void between(int32_t best) {
 int main() {
     const int32_t best = static_cast<int32_t>(best_isa());
     std::printf("instruction set %d, dot products %d\n", best, has_dot_products());
-    products(best);
+    for (const Kind& kind : kKinds) {
+        for (const int byte : {kRandom, 0xff, 0x80, 0x00}) products(best, kind, kind.block == 1 ? kRandom : byte);
+    }
     attention(best);
     recurrence(best);
     between(best);

@@ -23,7 +23,7 @@ const Kernels& chosen() {
 #endif
     if (isa() >= Isa::avx2) return avx2_kernels();
 #elif defined(__aarch64__)
-    if (isa() == Isa::neon && has_dot_products()) return neon_kernels();
+    if (isa() == Isa::neon) return has_dot_products() ? neon_dotprod_kernels() : neon_kernels();
 #endif
     return portable_kernels();
 }
@@ -68,7 +68,7 @@ ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
 // The fewest vectors that are multiplied so. NEON has so few registers that four already gain by it.
 int fewest_many() {
 #if defined(__aarch64__)
-    if (isa() == Isa::neon && has_dot_products()) return 4;
+    if (isa() == Isa::neon) return has_dot_products() ? 4 : 2;
 #endif
     return kMany;
 }

@@ -45,6 +45,7 @@ const Kernel& avx512_bf16_kernel();
 ManyProducts tiled_products(int32_t type);
 #elif defined(__aarch64__)
 const Kernels& neon_kernels();
+const Kernels& neon_dotprod_kernels();
 #endif
 
 }  // namespace cutaway

@@ -1,4 +1,4 @@
-// Matrix times vectors with NEON's products of bytes.
+// Matrix times vectors with NEON without dot products.
 #include "runtime/matmul_kernels.hpp"
 
 #if defined(__aarch64__)

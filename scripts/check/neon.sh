@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the runtime's kernels for 64-bit ARM, and holds those of NEON with dot products against the portable ones
-# under an emulator. No ARM machine is needed:
+# Compiles the runtime's kernels for 64-bit ARM, and holds those of NEON, without and with dot products, against the
+# portable ones under an emulator. No ARM machine is needed:
 #
 #   apt-get install g++-aarch64-linux-gnu qemu-user && scripts/check/neon.sh
 #
@@ -12,11 +12,10 @@ tree=$(cd "$(dirname "$0")/../.." && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 compiler=${CXX:-aarch64-linux-gnu-g++}
-run=${RUN-qemu-aarch64}
 
 sources=()
 for story in core/isa core/thread_pool runtime/panels runtime/matmul runtime/prefetch \
-    runtime/matmul_{portable,avx2,avx_vnni,avx512,neon} \
+    runtime/matmul_{portable,avx2,avx_vnni,avx512,neon,neon_dotprod} \
     runtime/attention runtime/recurrence runtime/vectors weights/quant runtime/step; do
   sources+=("$tree/native/$story.cpp")
 done
@@ -26,4 +25,8 @@ options=(-O3 -std=c++20 -ffp-contract=off -fno-tree-reassoc -fno-tree-vrp -fno-t
 "$compiler" "${options[@]}" -I "$tree/native" -static -pthread -Wall -Wextra \
     "${MAIN:-$tree/native/check/isa.cpp}" "${sources[@]}" -o "${OUT:-$scratch/check}"
 [ -z "${OUT-}" ] || exit 0
-$run "$scratch/check"
+if [ -n "${RUN+given}" ]; then
+  $RUN "$scratch/check"
+else
+  for processor in cortex-a72 cortex-a76; do qemu-aarch64 -cpu $processor "$scratch/check"; done
+fi
