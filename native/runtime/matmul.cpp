@@ -57,10 +57,15 @@ const Kernel& kernel(int32_t type) {
     }
 }
 
-// A type's products of many vectors, where it has some of their own.
-ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
+// A type's products with many vectors, where it has some of their own.
+Many many_products([[maybe_unused]] int32_t type, const Kernel& of) {
 #if defined(CUTAWAY_X86)
-    if (const ManyProducts tiles = isa() == Isa::amx ? tiled_products(type) : nullptr) return tiles;
+    if (isa() == Isa::amx) {
+        if (const Many tiles = tiled_products(type); tiles.products != nullptr) return tiles;
+    }
+    if (isa() >= Isa::avx512 && has_dot_products()) {
+        if (const Many groups = grouped_products(type); groups.products != nullptr) return groups;
+    }
 #endif
     return of.many;
 }
@@ -98,21 +103,22 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
         }
     }
     const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
-    const ManyProducts many = many_products(matrix.type, of);
-    const bool tiles = many != of.many;
-    const int unit = tiles ? kMany : of.most;
-    const int fit = static_cast<int>(std::max<int64_t>(1, (tiles ? kNearTiles : kNear) / token_bytes / unit)) * unit;
-    const int at_once = tiles ? std::min(fit, kMostTiled) : fit;
+    const Many many = many_products(matrix.type, of);
+    const int unit = many.tiles ? kMany : of.most;
+    const int fit = static_cast<int>(std::max<int64_t>(1, (many.tiles ? kNearTiles : kNear) / token_bytes / unit)) * unit;
+    const int at_once = many.tiles ? std::min(fit, kMostTiled) : fit;
     for (int begin = 0; begin < tokens; begin += at_once) {
         const int end = std::min(tokens, begin + at_once);
-        for (int panel = first; panel < last; ++panel) {
+        const bool enough = many.products != nullptr && (end - begin >= fewest_many() || of.of[0] == nullptr);
+        for (int panel = first, panels = 1; panel < last; panel += panels) {
+            panels = enough && panel + many.panels <= last ? many.panels : 1;
             const uint8_t* from = matrix.panels + panel * bytes;
-            if (path != nullptr) path->read(bytes, 0);
+            if (path != nullptr) path->read(panels * bytes, 0);
             int64_t ahead = near;  // a panel that is read a second time is in the cache
             float* rows = out + (panel - first) * kPanel;
             int token = begin;
-            if (many != nullptr && (end - begin >= fewest_many() || of.of[0] == nullptr)) {
-                token += many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride, near);
+            if (enough && panels == many.panels) {
+                token += many.products(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride, near);
             }
             while (token < end) {
                 const int count = std::min(of.most, end - token);

@@ -16,7 +16,7 @@
 namespace cutaway {
 namespace {
 
-#define CUTAWAY_KERNELS "runtime/matmul.inc"
+#define CUTAWAY_KERNELS "runtime/matmul_avx512.inc"
 #include "core/for_avx512.inc"
 
 namespace avx512 {
@@ -30,11 +30,12 @@ namespace avx512 {
 
 const Kernels& avx512_kernels() { return avx512::table; }
 const Kernel& avx512_bf16_kernel() { return avx512::bf16; }
-ManyProducts tiled_products([[maybe_unused]] int32_t type) {
+Many grouped_products(int32_t type) { return avx512::grouped(type); }
+Many tiled_products([[maybe_unused]] int32_t type) {
 #if defined(CUTAWAY_TILES)
     return avx512::tiled(type);
 #else
-    return nullptr;
+    return {};
 #endif
 }
 

@@ -20,13 +20,20 @@ inline constexpr int kMostTiled = 256;  // that a call takes whose sums are tile
 using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
                              int64_t stride, int64_t near);
 
+// Of so many panels at once, whose rows go behind each other; by AMX's tiles.
+struct Many {
+    ManyProducts products = nullptr;
+    int panels = 1;
+    bool tiles = false;
+};
+
 // A type's products of one panel with 1, 2, ... `most` vectors at once, of two panels with 1 and 2, and with many vectors,
 // where those have a way of their own.
 struct Kernel {
     Product of[kMostVectors];
     Product by_pairs[kMostByPairs];
     int most;
-    ManyProducts many;
+    Many many;
 };
 
 struct Kernels {
@@ -41,8 +48,9 @@ const Kernels& avx_vnni_kernels();
 #endif
 const Kernels& avx512_kernels();
 const Kernel& avx512_bf16_kernel();
-// A type's products of many vectors by tiles; null for the types that have none.
-ManyProducts tiled_products(int32_t type);
+// A type's products with many vectors by tiles, or of bytes where weights have a scale for each 32; none of other types.
+Many tiled_products(int32_t type);
+Many grouped_products(int32_t type);
 #elif defined(__aarch64__)
 const Kernels& neon_kernels();
 const Kernels& neon_dotprod_kernels();
