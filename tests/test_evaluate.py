@@ -9,6 +9,7 @@ import math
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from cutaway.evaluate.bradley_terry import Game
 from cutaway.evaluate.run import Options, run_tasks
 from cutaway.generate import thinking
 from cutaway.lm import LanguageModel
+from cutaway.weights import adapters
+from cutaway.weights.changes import LowRank
 from tests import inputs
 from tests.pages import charts
 from tests.small import model_file
@@ -359,6 +362,23 @@ def test_other_weights_share_no_result(lm: LanguageModel, tmp_path: Path):
     assert one.fill(["a"], lambda numbers: [1], lambda done: None) == [1]
     assert one.fill(["a"], lambda numbers: [2], lambda done: None) == [1]
     assert two.fill(["a"], lambda numbers: [3], lambda done: None) == [3]
+
+
+def test_models_of_one_base_share_no_result(lm: LanguageModel, tmp_path: Path):
+    """A run that trained an adapter has its base's file, and so has the run that trained another."""
+    name = next(name for name in lm.config.weights() if name.endswith("attention.query.weight"))
+    width, rows = lm.checkpoint.tensors.later(name).shape[::-1]
+    made = list[LanguageModel]()
+    for scale in (None, 1.0, 2.0):
+        change = {name: LowRank(np.ones((1, width)), np.ones((rows, 1)), scale or 0.0)}
+        checkpoint = lm.checkpoint if scale is None else adapters.joined(lm.checkpoint, change)
+        made.append(LanguageModel(checkpoint))
+    longer = replace(lm.checkpoint, config=replace(lm.config, context=lm.config.context + 1))
+    made.append(LanguageModel(longer))
+    for n, one in enumerate(made):
+        cache = caching.Cache(one, tmp_path / "kept.sqlite")
+        for _ in range(2):
+            assert cache.fill(["a"], lambda numbers, n=n: [n], lambda done: None) == [n]
 
 
 def test_any_table_of_questions_is_a_task(lm: LanguageModel, tmp_path: Path, monkeypatch: Any, capsys: Any):

@@ -20,6 +20,7 @@ from cutaway.evaluate import drafts
 from cutaway.store.files import atomic_file, digest
 from cutaway.store.reading import parsed
 from cutaway.train import folder as run_folder
+from cutaway.weights import adapters
 from cutaway.weights.load import read_checkpoint
 from cutaway.weights.run_checkpoint import BASE, DRAFTS_FOR
 
@@ -102,8 +103,9 @@ def _check_files(folder: Path, known: dict[str, str], files: str) -> None:
 
 
 def _files(checkpoint: Any) -> str:
-    """A digest of the files that decide what a model answers."""
-    return hashlib.sha256("".join(map(digest, checkpoint.files)).encode()).hexdigest()
+    """A digest of the files that decide what a model answers, an adapter's among them."""
+    files = "".join(map(digest, checkpoint.files))
+    return hashlib.sha256((adapters.digest(checkpoint) + files).encode()).hexdigest()
 
 
 def begun(folder: Path) -> dict[str, str]:

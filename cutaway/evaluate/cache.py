@@ -19,6 +19,7 @@ from cutaway import store
 from cutaway.errors import OperationalError
 from cutaway.lm import LanguageModel
 from cutaway.store.files import OTHER_HOME, digest, disk_errors
+from cutaway.weights import adapters
 
 SLICE = 64  # requests after which results are kept
 
@@ -31,7 +32,7 @@ class Cache:
         engine = "pytorch" if lm.checkpoint.classifier else lm.engine_choice[0]
         self.model = [cutaway.__version__, engine, lm.dtype, lm.context]
         if path is not None:
-            self.model += [self._digest(file) for file in lm.checkpoint.files]
+            self.model += [adapters.digest(lm.checkpoint), *map(self._digest, lm.checkpoint.files)]
 
     def fill(
         self,

@@ -17,7 +17,7 @@ from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
 from cutaway.store.files import atomic_folder
 from cutaway.store.reading import parsed
-from cutaway.weights import gguf_adapters, peft_head, peft_read
+from cutaway.weights import changes, gguf_adapters, peft_head, peft_read
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.named_tensors import Tensors
@@ -121,6 +121,18 @@ class AdaptedTensors(Tensors):
             return Later("F32", entry.shape, lambda: formats.pack(change(formats.unpack(base[name])), "F32"))
 
         super().__init__({name: later(name) for name in base})
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """What tells apart checkpoints of the same files: a hash of the config, the adapter and its head."""
+    import hashlib
+
+    tensors = checkpoint.tensors
+    adapter = tensors.adapter if isinstance(tensors, AdaptedTensors) else {}
+    made = hashlib.blake2b(repr(checkpoint.config).encode() + changes.digest(adapter), digest_size=16)
+    for name, packed in sorted(checkpoint.head.items()):
+        made.update(f"{name} {packed.type} {packed.shape}\n".encode() + packed.data.tobytes())
+    return made.hexdigest()
 
 
 def joined(base: Checkpoint, adapter: Adapter) -> Checkpoint:
