@@ -211,8 +211,12 @@ def _verb(name: str, arguments: list[str]) -> int:
     try:
         if name not in FREE_OPTIONS:
             _check_options(app, name, arguments)
-        with progress.started(f"cutaway {name}"):
-            app([name, *arguments], exit_on_error=False, print_error=False)
+        with progress.started() as begins:
+            given = [name, *arguments]
+            command, bound, _ = app.parse_args(given, exit_on_error=False, print_error=False)
+            if command.__name__ != "help_print":
+                begins(f"cutaway {name} is at work: {_about(command)}")
+            command(*bound.args, **bound.kwargs)
     except cyclopts.CycloptsError as problem:
         sentence = " ".join(str(problem).split()).rstrip(".")
         sentence = sentence if len(sentence) < 600 else f"{sentence[:500]}...{sentence[-60:]}"
@@ -223,6 +227,13 @@ def _verb(name: str, arguments: list[str]) -> int:
             return _complain(_missing(app, verb, problem.argument), USER)
         return _complain(f"{sentence} (`cutaway {verb} --help` shows examples)", USER)
     return 0
+
+
+def _about(command: Any) -> str:
+    """What a command does, by its docstring's first words."""
+    first = " ".join((command.__doc__ or "").partition("\n\n")[0].split())
+    about = re.split(r"[:.](?: |$)", first)[0]
+    return about[:1].lower() + about[1:]
 
 
 def _missing(app: Any, verb: str, argument: Any) -> str:

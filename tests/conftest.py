@@ -16,6 +16,10 @@ if importlib.util.find_spec("beartype") is not None:
 
     jaxtyping.install_import_hook("cutaway", "tests.checked")
 
+from cutaway.commands import progress
+
+progress.SILENCE = 1e6  # no test's output depends on how long a command takes
+
 # Tests start hundreds of interpreters, each of which would compile the package anew.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False

@@ -10,6 +10,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 
 import cutaway
 from cutaway import cli, memory, store
-from cutaway.commands import console
+from cutaway.commands import console, progress
 from cutaway.errors import OperationalError, UserError, quoted, visible
 from cutaway.store.files import Bytes
 from cutaway.tokenizer.bpe import BYTES, spell
@@ -82,6 +83,45 @@ def test_every_verb_is_a_file_with_examples(capsys, verb: str) -> None:
     assert code == 0 and err == ""
     assert f"cutaway {verb}" in out.partition("Examples:")[2]
     assert not set(out) & set("╭╮╰╯│─\x1b")  # it was piped, so it is plain
+
+
+def test_a_verb_that_says_nothing_for_a_second_says_what_it_does(capsys, monkeypatch) -> None:
+    """In a pipe, on standard error; on a terminal it is drawn (test_terminal.py)."""
+    shown = list[str]()
+
+    def silent() -> None:
+        """Fetch a model: one that
+        takes long.
+        """
+        ends = time.monotonic() + 60
+        while not shown and time.monotonic() < ends:
+            shown.extend(capsys.readouterr().err.splitlines())
+            time.sleep(0.01)
+
+    def answers() -> None:
+        """Fetch a model. It is quick."""
+        task = progress._starting.task
+        assert task is not None
+        print("answer", file=sys.stdout)
+        progress._starting._show(task)
+
+    monkeypatch.setattr("cutaway.commands.pull.pull", silent)
+    with monkeypatch.context() as changed:
+        changed.setattr(progress, "SILENCE", 0.0)
+        assert run(capsys, "pull") == (0, "", "")
+    assert shown == ["cutaway pull is at work: fetch a model"]
+    monkeypatch.setattr("cutaway.commands.pull.pull", answers)
+    assert run(capsys, "pull") == (0, "answer\n", "")
+
+
+def test_only_a_verb_that_begins_says_what_it_does(home: Path, capsys, monkeypatch) -> None:
+    begun = list[str]()
+    monkeypatch.setattr(progress._starting, "begin", lambda what, since: begun.append(what))
+    for words in ("models --help", "models --bogus", "models a b", "pull -x", "embed"):
+        cli.main(words.split())
+    assert begun == []
+    assert run(capsys, "models", "--json")[0] == 0
+    assert begun == ["cutaway models is at work: list the models in the cache"]
 
 
 @pytest.mark.parametrize(

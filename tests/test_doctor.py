@@ -89,6 +89,31 @@ def test_a_setting_that_slows_or_breaks(
     assert variable in found[what]["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("best", "refused", "says"),
+    [
+        ("avx512_bf16", 0, "take no longer than those of floats here, so avx512_bf16 is the best set"),
+        ("avx512", 0, "take longer than those of floats here, so avx512 is the best set"),
+        ("avx512", -1, None),  # this processor has none
+        ("amx", 0, None),  # has tiles, for which nothing is measured
+    ],
+)
+def test_what_was_measured_of_bfloat16(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, best: str, refused: int, says: str | None
+) -> None:
+    used = list[int]()
+    monkeypatch.setattr(library, "best_isa", lambda: best)
+    monkeypatch.setattr(library, "isa", lambda: "avx2")
+    monkeypatch.setattr(library, "function", lambda *_, **__: lambda level: used.append(level) or refused)
+    found = list(doctor.bfloat16_products())
+    assert [one.found.removeprefix("its products ").partition(";")[0] for one in found] == (
+        [] if says is None else [says]
+    )
+    assert used == ([] if best == "amx" else [library.SETS["avx512_bf16"], library.SETS["avx2"]])
+    monkeypatch.undo()
+    assert checks(capsys)[1].get("bfloat16", {"state": "ok"})["state"] == "ok"
+
+
 def test_a_cache_that_cannot_be_written(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "file"))

@@ -131,19 +131,19 @@ def test_it_says_what_it_does_before_it_loads(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = list[str]()
+    notes = list[str]()
 
     def names(trains: bool = True) -> list[str]:
         if not trains:
-            said.append(capsys.readouterr().err)
+            notes.append(capsys.readouterr().err)
         return ["canned", "other"]
 
     monkeypatch.setattr(probe_runner, "_probe", lambda name: SimpleNamespace(run=_canned))
     monkeypatch.setattr(probe_runner, "names", names)
     out = tmp_path / "attacked"
     assert cli.main(["attack", str(model), "-o", str(out), "--json", *more]) == 0
-    said += [capsys.readouterr().err]
-    assert said[0].startswith(f"Attacking {model}: {chosen}; 8 trials an arm.\n")
+    notes += [capsys.readouterr().err]
+    assert notes[0].startswith(f"Attacking {model}: {chosen}; 8 trials an arm.\n")
     assert list(json.loads((out / "results.json").read_text())["probes"]) == ["canned"]
 
 

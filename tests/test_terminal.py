@@ -466,6 +466,21 @@ def test_what_is_printed_goes_above_what_is_drawn(console: Console) -> None:
     assert found.frames and "\x1b[?25l" not in console.getvalue()
 
 
+def test_a_command_that_is_silent_is_drawn_until_it_prints(console: Console) -> None:
+    with redirect_stdout(console), redirect_stderr(console), terminal.guarded():
+        for answer in (print, lambda text: terminal.screen().print(text), terminal.note):
+            with progress.started() as begins:
+                begins("cutaway x is at work")
+                task = progress._starting.task
+                assert task is not None
+                progress._starting._show(task)
+                progress._display.live.refresh()
+                answer("an answer")
+                assert progress._starting.task is None
+    found = rendered(console.getvalue().replace("\n", "\r\n"), 60, 0)
+    assert found.lines == ["an answer"] * 3 and any("cutaway x is at work" in one for one in found.frames)
+
+
 def test_a_task_is_renamed_in_its_place(console: Console, capfd: pytest.CaptureFixture[str]) -> None:
     """By a signal's handler, which may print nothing into what is drawn; a pipe gets a line."""
     with (

@@ -101,16 +101,16 @@ def test_the_command_says_what_it_found(
 def test_it_says_what_it_does_before_it_loads(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = list[str]()
+    notes = list[str]()
 
     def load(*args: object, **kwargs: Any) -> LanguageModel:
-        said.append(capsys.readouterr().err)
+        notes.append(capsys.readouterr().err)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cutaway, "load", load)
     with pytest.raises(KeyboardInterrupt):
         command.verify(str(folder))
-    assert said == [f"Comparing {folder} with transformers.\n"]
+    assert notes == [f"Comparing {folder} with transformers.\n"]
 
 
 def test_llama_cpp_judges_gguf(lm: LanguageModel, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A check is a function that yields what it found: a `Found` is "ok", a "note" (so
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -141,6 +142,23 @@ def memory_ahead() -> Iterator[Found]:
     yield Found("prefetching", "ok", shown)
 
 
+def bfloat16_products() -> Iterator[Found]:
+    """Whether products of bfloat16 are used, on a processor that has them without tiles: it is measured."""
+    try:
+        best = library.best_isa()
+        if best not in ("avx512", "avx512_bf16"):
+            return
+        use = library.function("cutaway_isa_use", ctypes.c_int32, result=ctypes.c_int32)
+        used, absent = library.isa(), use(library.SETS["avx512_bf16"])
+        use(library.SETS[used])
+    except (UserError, OperationalError):  # a setting of the core, which has a line of its own
+        return
+    if not absent:
+        pays = "no longer" if best == "avx512_bf16" else "longer"
+        shown = f"its products take {pays} than those of floats here, so {best} is the best set"
+        yield Found("bfloat16", "ok", f"{shown}; measured as a command starts")
+
+
 def free_memory() -> Iterator[Found]:
     """Whether the default model fits into what is free."""
     free = memory.available()
@@ -245,8 +263,8 @@ def gpu() -> Iterator[Found]:
         yield Found("gpu", "ok", f"none; PyTorch {torch.__version__} computes on the CPU")
 
 
-CHECKS = (python_and_package, native_core, threads, memory_ahead, free_memory, cache, prefix_pages)
-CHECKS += (default_model, optional_parts, gpu)
+CHECKS = (python_and_package, native_core, threads, memory_ahead, bfloat16_products, free_memory, cache)
+CHECKS += (prefix_pages, default_model, optional_parts, gpu)
 
 
 def _agrees() -> bool:

@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutaway.commands.terminal import Terminal, lock, moves_cursor, note, screen
+from cutaway.commands.terminal import Stream, Terminal, lock, moves_cursor, note, screen
 from cutaway.errors import visible
 from cutaway.store.files import Bytes
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LINES = 20  # printed by a task with figures, where nothing is drawn
 PATIENCE = 10.0  # seconds between the first lines of a long task, where nothing is drawn
-SILENCE = 1.0  # seconds without a word, where something can be drawn
+SILENCE = 0.7  # seconds without a word, of a command or an answer
+SHORT = 0.25  # of those seconds what a command has at least, however long its parser took
 WINDOW = 30.0  # seconds that the speed is measured over
 BAR = 10, 30  # columns of a bar: fewer show nothing, more say no more
 FRAMES = 8  # a second
@@ -43,10 +44,14 @@ def size(count: float) -> str:
 
 @dataclass
 class ProgressTask:
-    """What is being done: ``done`` of ``total`` (None: unknown), and figures about it."""
+    """What is being done: ``done`` of ``total`` (None: unknown), and figures about it.
+
+    ``look`` is asked for both whenever the task is drawn, where nothing reports them.
+    """
 
     doing: str
     begun: float
+    look: Callable[[], tuple[int, int | None]] | None = None
     done: int = 0
     total: int | None = None
     detail: str = ""
@@ -156,6 +161,8 @@ class Display:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         now = time.monotonic()
         for task in list(self.tasks):
+            if task.look is not None:
+                task.report(*task.look(), task.detail, now)
             # Ctrl-C writes ^C behind it, which on the next line would not be erased with it
             yield line(task, options.max_width - 3, now, not options.ascii_only)
 
@@ -276,26 +283,36 @@ class Starting:
 
     def __init__(self) -> None:
         self.task: ProgressTask | None = None
+        self._timer: threading.Timer | None = None
 
-    def begin(self, what: str) -> None:
-        """Show it in a second, unless it has ended."""
-        self.task = task = ProgressTask(what, time.monotonic())
+    def begin(
+        self, what: str, since: float, look: Callable[[], tuple[int, int | None]] | None = None
+    ) -> None:
+        """Show it a second after ``since``, unless it has ended."""
+        now = time.monotonic()
+        self.task = task = ProgressTask(what, since, look)
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, Terminal):
+            if isinstance(stream, Stream):
                 stream.before_first = self.end
-        timer = threading.Timer(SILENCE, self._show, [task])
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(max(SHORT, SILENCE - (now - since)), self._show, [task])
+        self._timer.daemon = True
+        self._timer.start()
 
     def _show(self, task: ProgressTask) -> None:
+        """Draw it, or where nothing is drawn print it, which ends it."""
         with lock:
-            if self.task is task:
-                _display.show(task)
+            if self.task is task and isinstance(sys.stderr, Stream):
+                if moves_cursor():
+                    _display.show(task)
+                else:
+                    note(task.doing)
 
     def end(self) -> None:
         """It has something to say."""
         with lock:
             task, self.task = self.task, None
+            if self._timer is not None:
+                self._timer.cancel()
             if task is not None:
                 _display.drop(task)
 
@@ -304,10 +321,25 @@ _starting = Starting()
 
 
 @contextmanager
-def started(what: str) -> Iterator[None]:
-    """Show on a terminal that a command is at work, until it says something itself."""
+def started() -> Iterator[Callable[[str], None]]:
+    """Say on standard error what a command does, unless it says something itself within a second.
+
+    What this yields is called with the words when the command's own function begins.
+    """
+    since = time.monotonic()
+    try:
+        yield lambda what: _starting.begin(what, since)
+    finally:
+        _starting.end()
+
+
+@contextmanager
+def reading(what: str, look: Callable[[], tuple[int, int | None]]) -> Iterator[None]:
+    """Draw how much of something is read, and the time left, until something is printed; ``look`` returns
+    how much is done and of how much. Where nothing is drawn, say nothing.
+    """
     if moves_cursor():
-        _starting.begin(what)
+        _starting.begin(what, time.monotonic(), look)
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
 """The terminal: text cannot act on it, and only `screen` draws.
 
-Standard output and standard error are wrapped once, where the command line starts. What is printed there, by
-this package, a library, a warning or a log, may be a stranger's words, so its control characters are shown as
-escapes. A console of `screen` writes past that: its styles and cursor movements come from rich, and the text
-in them is escaped by the console itself.
+Standard output and standard error are wrapped once, where the command line starts. What is printed on a
+terminal, by this package, a library, a warning or a log, may be a stranger's words, so its control characters
+are shown as escapes. A console of `screen` writes past that: its styles and cursor movements come from rich,
+and the text in them is escaped by the console itself.
 """
 
 from __future__ import annotations
@@ -24,27 +24,48 @@ if TYPE_CHECKING:
 lock = threading.RLock()  # of what is printed and what is drawn
 
 
-class Terminal:
+class Stream:
+    """Standard output or standard error, which tells when something is printed for the first time."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.before_first: Callable[[], None] | None = None  # called once, before anything is printed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def begin(self) -> None:
+        """Something is about to be printed."""
+        with lock:
+            if self.before_first is not None:
+                first, self.before_first = self.before_first, None
+                first()
+
+    def write(self, text: str) -> int:
+        with lock:
+            self.begin()
+            return self.stream.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+
+class Terminal(Stream):
     """A terminal that shows control characters and does not obey them.
 
     While something is drawn at its bottom, whole lines go to ``above``, which prints them above that.
     """
 
     def __init__(self, stream: Any) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self._above: Callable[[str], None] | None = None
         self._line = ""  # begun while something is drawn
-        self.before_first: Callable[[], None] | None = None  # called once, before anything is printed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         shown = visible(text)
         with lock:
-            if self.before_first is not None:
-                first, self.before_first = self.before_first, None
-                first()
+            self.begin()
             if self._above is None:
                 self.stream.write(shown)
             else:
@@ -52,10 +73,6 @@ class Terminal:
                 if newline:
                     self._above(lines)
         return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
 
     def print_above(self, above: Callable[[str], None] | None) -> None:
         """Hand lines to ``above`` from now on; with None print them, the one that was begun first."""
@@ -67,12 +84,12 @@ class Terminal:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Wrap standard output and standard error where they are terminals."""
+    """Wrap standard output and standard error."""
 
     def wrapped(stream: Any) -> Any:
-        if stream is None or isinstance(stream, Terminal) or not stream.isatty():
+        if stream is None or isinstance(stream, Stream):
             return stream
-        return Terminal(stream)
+        return Terminal(stream) if stream.isatty() else Stream(stream)
 
     with redirect_stdout(wrapped(sys.stdout)), redirect_stderr(wrapped(sys.stderr)):
         yield
@@ -93,7 +110,10 @@ def screen(stderr: bool = False, **options: Any) -> Console:
             return False
 
     stream = sys.stderr if stderr else sys.stdout
-    return Screen(file=getattr(stream, "stream", stream), highlight=False, **options)
+    file: Any = getattr(stream, "stream", stream)
+    if isinstance(stream, Stream) and not stderr:
+        stream.begin()  # what the console prints does not go through it
+    return Screen(file=file, highlight=False, **options)
 
 
 def moves_cursor() -> bool:

@@ -19,7 +19,7 @@ def evaluate(
     analogy: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Spearman's correlation with people's scores on WordSim-353 and SimLex-999, and right analogies.
+    """Measure Spearman's correlation with people's scores on WordSim-353 and SimLex-999, and right analogies.
 
     Without paths the sets are those that an installed gensim brings. Words without a vector are left out, and
     the number of questions is printed.
