@@ -267,9 +267,13 @@ class Engines:
         from cutaway import native
 
         name, why = self.choice()
-        if name != "runtime" or not native.available():
-            why = why if name != "runtime" else "the native core is not built"
-            raise UserError(f"Heads draft for the runtime, which does not answer here, because {why}")
+        if name == "runtime" and native.available():
+            return
+        why = f"the PyTorch model answers here, because {why}" if name != "runtime" else "the core is absent"
+        others = "draft by lookup or a smaller model"
+        if self.asked.engine == "pytorch":
+            others = f"leave out engine pytorch (--engine pytorch), or {others}"
+        raise UserError(f"A head drafts for the runtime, and {why}: {others}")
 
     def draft_heads(self, folder: Path | None) -> Sequence[DraftHead]:
         """The heads that draft for the runtime: an EAGLE-3 head, or (None) the model's own. UserError where

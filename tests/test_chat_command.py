@@ -35,6 +35,7 @@ class Scripted:
         self.reason: FinishReason = "stop"
         self.raises = None
         self.interrupt_after = None
+        self.drafted = (0, 0)
 
     def session(self):
         return "the session"
@@ -49,7 +50,7 @@ class Scripted:
             if at == self.interrupt_after:
                 raise KeyboardInterrupt
             yield Piece(text, 1)
-        timings = Timings(1, 1.0, 1, 1.0, 1.0)
+        timings = Timings(1, 1.0, 1, 1.0, 1.0, *self.drafted)
         done = Generation(
             "".join(texts), (1, 1), (0,) * 6, (0.0, 0.0), ((), ()), self.reason, None, 8, timings
         )
@@ -270,12 +271,21 @@ def test_a_model_without_a_template_is_refused_before_the_first_question(lm, tal
     assert lm.asked == []
 
 
+def test_where_drafts_were_asked_for_it_says_at_the_end_how_they_fared(lm, talk):
+    assert talk("hi\n", "--draft", "lookup")[1].startswith("No token was drafted: ")
+    lm.drafted = (5, 2)
+    _, err = talk("hi\nyou\n", "--draft", "lookup")
+    assert err == "4 of 10 drafted tokens were accepted; the answers have 4.\n"
+    assert talk("hi\n")[1] == talk("", "--draft", "lookup")[1] == ""
+
+
 SLOW = textwrap.dedent("""
     import fcntl, sys, termios, time
     from types import SimpleNamespace
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     import cutaway
     from cutaway.commands import chat as verb
+    from cutaway.commands import progress, terminal
     from cutaway.generate.batch.request import Generation, Piece, Timings
 
     class Slow:
@@ -283,11 +293,15 @@ SLOW = textwrap.dedent("""
         engine_asked, engine_choice = "auto", ("runtime", "it is the fastest here")
 
         def session(self):
-            return None
+            return SimpleNamespace(reading=(0, 0))
 
-        def chat_stream(self, messages, **options):
-            yield Piece(f"asked {len(messages)} last {messages[-1]['content']!r} ", 1)
-            for word in range(600 if messages[-1]["content"] == "slow" else 1):
+        def chat_stream(self, messages, session, **options):
+            question = messages[-1]["content"]
+            for read in range(0, 4096 if question == "long" else 0, 64):
+                session.reading = read, 4096
+                time.sleep(0.05)
+            yield Piece(f"asked {len(messages)} last {question!r} ", 1)
+            for word in range({"slow": 600, "some": 40}.get(question, 1)):
                 time.sleep(0.05)
                 yield Piece(f"word{word} ", 1)
             timings = Timings(1, 1.0, 1, 1.0, 1.0)
@@ -295,7 +309,9 @@ SLOW = textwrap.dedent("""
 
     cutaway.load = lambda *args, **options: Slow()
     verb.model_path = lambda source: source
-    verb.chat()
+    progress.SILENCE = progress.SHORT = 0.1
+    with terminal.guarded():
+        verb.chat()
     print("left well", flush=True)
 """)
 
@@ -379,5 +395,26 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends():
         terminal.wait_for("done.")
         terminal.wait_for("> ")
         terminal.press("\x04")
+        terminal.wait_for("left well")
+        assert terminal.process.wait(60) == 0
+
+
+def test_on_a_terminal_it_shows_how_much_of_a_long_prompt_is_read():
+    with Terminal(SLOW) as terminal:
+        terminal.wait_for("> ")
+        terminal.press("long\r")
+        terminal.wait_for(r"Reading the conversation.*\b[1-3],\d{3}/4,096.* left")
+        terminal.wait_for("asked 1 last 'long' word0 done.")
+        terminal.wait_for("> ")
+
+
+def test_ctrl_d_that_is_typed_into_an_answer_ends_the_chat_after_it():
+    with Terminal(SLOW) as terminal:
+        terminal.wait_for("> ")
+        terminal.press("some\r")
+        terminal.wait_for("word1 ")
+        terminal.press("more\r\x04")
+        terminal.wait_for("word39 done.")
+        terminal.wait_for("asked 3 last 'more' word0 done.")
         terminal.wait_for("left well")
         assert terminal.process.wait(60) == 0

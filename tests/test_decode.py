@@ -323,6 +323,21 @@ def test_a_session_answers_as_a_fresh_start_would(state, prompts):
         assert answer(engine, prompt, session) == answer(Hashing(), prompt, None)
 
 
+def test_a_session_tells_how_much_of_a_prompt_is_read():
+    engine = Hashing()
+    session, seen, prefill = Session(engine), list[tuple[int, int]](), engine.prefill
+
+    def watched(ids, state):
+        seen.append(session.reading)
+        return prefill(ids, state)
+
+    engine.prefill = watched
+    for prompt in ([1, 2, 3], [1, 2, 3, 4, 5]):
+        session.prefill(prompt)
+        seen.append(session.reading)
+    assert seen == [(0, 3), (3, 3), (3, 5), (5, 5)]
+
+
 def test_a_session_reads_only_what_is_new():
     engine = Hashing()
     session = Session(engine)

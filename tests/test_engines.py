@@ -93,6 +93,17 @@ def test_after_the_model_was_asked_for_it_makes_the_edits(lm: LanguageModel) -> 
     assert not np.allclose(edited.logits("all of it"), before, atol=1e-2)
 
 
+def test_a_head_that_cannot_draft_says_what_to_do(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = "asked for: leave out engine pytorch .--engine pytorch., or draft by lookup or a smaller model"
+    with pytest.raises(UserError, match=f"the PyTorch model answers here, because it was {asked}"):
+        cutaway.load(file, engine="pytorch").engines.check_heads_draft()
+    lm = cutaway.load(file, engine="runtime")
+    lm.engines.check_heads_draft()
+    monkeypatch.setattr(cutaway.native, "available", lambda: False)
+    with pytest.raises(UserError, match="the core is absent: draft by lookup"):
+        lm.engines.check_heads_draft()
+
+
 def test_a_batch_of_edited_texts_gives_what_each_gives_alone(lm: LanguageModel) -> None:
     """To the bit: each text's tokens and log-probabilities, and those of the texts that are not edited."""
     function = {"blocks.0.out": lambda value: value * 0.5}

@@ -351,7 +351,9 @@ def test_options_that_fit_no_pages_are_refused_before_a_model_is_loaded(tmp_path
             ("--prefix-cache", own, "--prefix-cache-key-file", tmp_path / "no"),
             "the key cannot be read: No such",
         ),
-        (("--prefix-cache", short), "is a file: give a folder"),
+        (("--prefix-cache", short), f"--prefix-cache: {short} is a file: give a folder"),
+        (("--slot-save-path", short), f"--slot-save-path: {short} is a file: give a folder"),
+        (("--prefix-cache-key-file", short), "--prefix-cache-key-file encrypts what --prefix-cache and --sl"),
         (("--prefix-cache", open_to_all), "others can write there"),
         (("--slot-save-path", open_to_all), "others can write there"),
     ):

@@ -104,12 +104,22 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
         (["--api-key", " " * 9], "without spaces"),
         (["--chat-template", "no-such-file", "--port", "0"], "there is no such file"),
         (["--api-key", "long enough", "--api-key", "short"], "8 or more"),
+        (["--draft", "nosuch"], "without a model or a head, lookup and mtp draft"),
+        (
+            ["--engine", "pytorch", "--prefix-cache", "pages"],
+            "the PyTorch model answers here, because it was asked for: leave out --engine pytorch or --pref",
+        ),
     ],
 )
 def test_what_is_not_safe_or_not_there_is_refused(
-    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.delenv("CUTAWAY_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
     assert main(["serve", str(inputs.path("smollm2")), *options]) == 2
     assert sentence in capsys.readouterr().err
 
@@ -204,6 +214,31 @@ def test_without_the_library_of_grammars_it_says_what_to_install(monkeypatch: py
         asked |= {"response_format": {"type": "regex", "regex": "no-other-test-asks-[a-z]"}}
         refused = server.post("/v1/chat/completions", asked)
         assert refused.status_code == 400 and extras.install("agent") in refused.json()["error"]["message"]
+
+
+def test_it_says_how_it_drafts_and_where_it_keeps_pages_and_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    monkeypatch.delenv("CUTAWAY_PREFIX_CACHE_KEY", raising=False)
+    monkeypatch.setattr(serve_greeting, "draft_path", Path)
+    with serving.running(serving.model()) as server:
+
+        def lines(**options: Any) -> list[str]:
+            loading = serve_options.Loading(prefix_cache_size="2GB", **options)
+            shown = serve_greeting.greeting(server.service, "http://127.0.0.1:8000", loading=loading)
+            return [line.strip() for line in re.findall("^  (?:drafts|prefixes|slots) .*", shown, re.M)]
+
+        assert lines() == []
+        assert lines(draft="lookup") == ["drafts   by lookup in earlier text: answers are the same"]
+        assert lines(draft="mtp") == ["drafts   by the model's own heads: answers are the same"]
+        assert lines(draft="nosuch") == ["drafts   by nosuch, a smaller model: answers are the same"]
+        (tmp_path / "key").write_text("k" * 32)
+        folders = {"prefix_cache": Path("default"), "slot_save_path": Path("own")}
+        assert lines(**folders, prefix_cache_key_file=tmp_path / "key") == [
+            f"prefixes in {tmp_path / 'prefixes'}: 0 bytes of 2.0 GB at most, encrypted",
+            "slots    in own: 2.0 GB at most, encrypted",
+        ]
 
 
 def test_serving_loads_no_torch() -> None:

@@ -119,7 +119,7 @@ class Agent:
         self._known = {tool.name: tool for tool in self.tools}
         self._declared = [tool.declaration for tool in self.tools]
         self._schemas = {tool.name: tool.parameters for tool in self.tools}
-        self._session = self.lm.session()
+        self.session = self.lm.session()
         self._read: list[Message] = []  # the messages that ``_ids`` are of
         self._ids: list[int] = []
         self._ends = 0  # end tokens in the last prompt as it is rendered
@@ -204,7 +204,7 @@ class Agent:
             constraint = budget.of_marks(self.lm.tokenizer, marks, None, constraint, size)
         elif constraint is not None:
             constraint = BoundedConstraint(constraint, self.lm.tokenizer, size)
-        options = {**self.options, "constraint": constraint, "session": self._session}
+        options = {**self.options, "constraint": constraint, "session": self.session}
         if over and not self.lm.tool_format.untagged:
             options["stop"] = [*_stops(self.options), self.lm.tool_format.trigger]
         reader = AnswerReader(marks, format, self._schemas)

@@ -13,8 +13,9 @@ import cutaway
 from cutaway.commands import chat_pages, prefixes
 from cutaway.commands.chat_tools import NO_TOOLS, ToolOptions, checked, shown
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
-from cutaway.commands.generate import NOTHING_GIVEN, Sampling, drafts, note_ending
+from cutaway.commands.generate import NOTHING_GIVEN, Sampling, drafted, drafts, note_ending
 from cutaway.commands.options import Adapter, Context, Draft, Engine, Flag, KVCache, Model, Strict, Threads
+from cutaway.commands.progress import reading
 from cutaway.commands.steer import Steer, steered
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.batch.request import ContextFullError, Generation, Piece
@@ -127,6 +128,8 @@ def _talk(talk: "Talk", model: str, load: Path | None) -> None:
         talk.run(_lines())
     finally:
         talk.save_all()
+        if talk.drafting and talk.written:
+            note(drafted(talk.drafted, talk.accepted, f"the answers have {talk.written:,}"))
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,7 @@ class Talk:
         self.options, self.drafting, self.saved_to = options, drafting, saved_to
         self.ended = False
         self.failures = 0
+        self.written = self.drafted = self.accepted = 0  # tokens of all answers that were not stopped
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
             "system": (self.system, "/system TEXT   set the system message; alone, show it"),
             "save": (
@@ -275,14 +279,15 @@ class Talk:
         stopped = False
         messages = self.conversation.messages(question)
         try:
-            for piece in self._pieces(messages):
-                if not isinstance(piece, Piece):  # an agent's whole answer
-                    written, done, steps = [piece.text], piece.generation, piece.messages[:-1]
-                    continue
-                written.append(piece.text)
-                done = piece.generation
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+            with reading("Reading the conversation", self._read):
+                for piece in self._pieces(messages):
+                    if not isinstance(piece, Piece):  # an agent's whole answer
+                        written, done, steps = [piece.text], piece.generation, piece.messages[:-1]
+                        continue
+                    written.append(piece.text)
+                    done = piece.generation
+                    sys.stdout.write(piece.text)
+                    sys.stdout.flush()
         except KeyboardInterrupt:
             stopped = True
         except ContextFullError as full:
@@ -305,7 +310,16 @@ class Talk:
             elif isinstance(event, Answer):
                 yield event
 
+    def _read(self) -> tuple[int, int | None]:
+        """How many tokens of the conversation are read, and how many there are; None where none is known."""
+        session = self.session if self.agent is None else self.agent.session
+        return (0, None) if session is None else session.reading
+
     def _remember(self, turn: Turn, done: Generation | None) -> None:
+        if done is not None:
+            self.written += len(done.ids)
+            self.drafted += done.timings.drafted_tokens
+            self.accepted += done.timings.accepted_tokens
         if turn.stopped and not turn.answer:
             note("[stopped before the first word; the question is forgotten]")
             return
@@ -366,14 +380,31 @@ def _lines() -> Iterator[str]:
         import readline
 
         readline.parse_and_bind("set enable-bracketed-paste on")
-    while True:
+    while not _ended():
         try:
             yield input("> ")
         except EOFError:
-            print()
-            return
+            break
         except KeyboardInterrupt:
             note("\n(Ctrl-D or /exit ends)")
+    print()
+
+
+def _ended() -> bool:
+    """Whether Ctrl-D alone was typed while an answer was written: `readline` would not take it for an end.
+
+    The terminal then says that it can be read, and that no character is there.
+    """
+    try:
+        import fcntl
+        import select
+        import termios
+
+        if select.select([sys.stdin], [], [], 0)[0]:
+            return not any(fcntl.ioctl(sys.stdin, termios.FIONREAD, bytes(4)))
+    except (ImportError, OSError):  # another kind of terminal, or none any more
+        pass
+    return False
 
 
 def _count(messages: Any, path: Path) -> int:

@@ -23,6 +23,9 @@ def beside(conversation: Path) -> Path:
 
 def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
     """Write what a session read of a conversation, whose ids are given; a note where that is not kept."""
+    if not prefixes.storable(lm):
+        note("The conversation is saved without its KV cache: only the native runtime stores one.")
+        return
     try:
         saver = prefixes.saver(lm, None, "--save")
     except UserError as error:

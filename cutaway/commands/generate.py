@@ -165,20 +165,26 @@ def generate(
     if sys.stderr.isatty():
         note(statistics(done))
     if draft is not None:
-        note(drafted(done))
+        times = done.timings
+        note(drafted(times.drafted_tokens, times.accepted_tokens, f"the text has {len(done.ids)}"))
 
 
 def drafts(draft: str, engine: Any, strict: bool) -> Any:
     """What drafts, as `lm.generate` takes it: "lookup", "mtp", a folder with a head, or a model."""
     if draft in OWN_DRAFTS:
         return draft
+    path = draft_path(draft)
+    return path if eagle3.is_head(path) else cutaway.load(path, engine=engine, strict=strict)
+
+
+def draft_path(draft: str) -> Path:
+    """The folder of a head or the model that drafts. UserError where there is none."""
     try:
-        path = model_path(draft)
+        return model_path(draft)
     except UserError as error:
         raise UserError(
             f"--draft {draft}: {error}; without a model or a head, {' and '.join(OWN_DRAFTS)} draft"
         ) from None
-    return path if eagle3.is_head(path) else cutaway.load(path, engine=engine, strict=strict)
 
 
 def _think(
@@ -227,15 +233,11 @@ def statistics(done: Generation) -> str:
     )
 
 
-def drafted(done: Generation) -> str:
-    """One line for a text that drafts were asked for: how many tokens were drafted and accepted."""
-    times = done.timings
-    if not times.drafted_tokens:
+def drafted(count: int, accepted: int, written: str) -> str:
+    """One line for what drafts were asked for: how many tokens were drafted, accepted and written."""
+    if not count:
         return "No token was drafted: there was nothing to draft from, or it promised no gain."
-    return (
-        f"{times.accepted_tokens} of {times.drafted_tokens} drafted tokens were accepted; "
-        f"the text has {len(done.ids)}."
-    )
+    return f"{accepted:,} of {count:,} drafted tokens were accepted; {written}."
 
 
 def _show(pieces: Iterable[Piece], lm: Any, style: Style) -> Generation:

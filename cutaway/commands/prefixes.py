@@ -22,18 +22,26 @@ SIZE = "10GiB"
 
 def check(size: str, key_file: Path | None, pages: Path | None, slots: Path | None) -> None:
     """Before a model is loaded: UserError for options that fit no pages, or no slots."""
-    folders = [*([] if pages is None else [place(pages)]), *([] if slots is None else [slots])]
+    given = {"--prefix-cache": None if pages is None else place(pages), "--slot-save-path": slots}
+    folders = {option: folder for option, folder in given.items() if folder is not None}
     if not folders:
+        if key_file is not None:
+            raise UserError(
+                f"--prefix-cache-key-file encrypts what {' and '.join(given)} write, and none is given: "
+                "give one, or leave the key out"
+            )
         return
     from cutaway.generate.batch.prefix_store import check_folder
 
     size_of(size, "--prefix-cache-size")
     seal(key_file)
-    for folder in folders:
+    for option, folder in folders.items():
+        if folder.is_file():
+            raise UserError(f"{option}: {folder} is a file: give a folder")
         check_folder(folder)
-    if len(folders) > len({folder.resolve() for folder in folders}):
+    if len(folders) > len({folder.resolve() for folder in folders.values()}):
         raise UserError(
-            f"{folders[0]}: --prefix-cache and --slot-save-path name one folder, each with a limit of its "
+            f"{pages}: --prefix-cache and --slot-save-path name one folder, each with a limit of its "
             "own: give them two"
         )
 
@@ -65,7 +73,8 @@ def saver(lm: Any, key_file: Path | None, option: str) -> Saver:
     if not storable(lm):
         name, why = lm.engine_choice
         why = f"the PyTorch model answers here, because {why}" if name != "runtime" else "the core is absent"
-        raise UserError(f"{option} keeps pages of the runtime, and {why}: leave it out")
+        asked = "--engine pytorch or " if lm.engine_asked == "pytorch" else ""
+        raise UserError(f"{option} stores the runtime's KV cache, and {why}: leave out {asked}{option}")
     return Saver(lm.engines.pages_digest, seal(key_file))
 
 

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands import prefixes, serve_options
 from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
-from cutaway.commands.generate import drafts
+from cutaway.commands.generate import draft_path, drafts
 from cutaway.commands.options import OWN_DRAFTS, Flag
 from cutaway.commands.serve_greeting import greeting
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
@@ -129,7 +129,8 @@ def run(
             elif operation.log_format == "json":
                 log.info("Cutaway %s serves %s on %s", cutaway.__version__, served.default.name, address)
             else:
-                note(greeting(served.default, address, *_asked_key(access), listening.ssl_certfile))
+                key = _asked_key(access)
+                note(greeting(served.default, address, *key, listening.ssl_certfile, loading))
             sys.setswitchinterval(HANDOVER)
             socket.listen(settings.backlog)
             settings.load()
@@ -252,7 +253,7 @@ class Loader:
         own = (self.loading.prefix_cache_size, self.loading.prefix_cache_key_file)
         prefixes.check(*own, self.loading.prefix_cache, self.loading.slot_save_path)
         if self.loading.draft not in (None, *OWN_DRAFTS):
-            model_path(self.loading.draft)  # an error before the first model is loaded
+            draft_path(self.loading.draft)  # an error before the first model is loaded
         for given in self.loading.lens:
             if not Path(given).is_file():
                 raise UserError(f"--lens {given}: there is no such file; `cutaway lens fit` writes one")

@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import cutaway
+from cutaway.commands import prefixes
 from cutaway.commands.console import size
+from cutaway.commands.generate import draft_path
+from cutaway.commands.options import OWN_DRAFTS
+from cutaway.commands.serve_options import Loading
 from cutaway.extras import install, installed
+from cutaway.weights import eagle3
 
 CALM = 0.2  # temperature of the command that is printed to try: a small model's samples at 1 are no sentences
 GRAMMARS = ("llguidance", "jsonschema")  # libraries that hold answers to a form
 
 
 def greeting(
-    service: Any, address: str, key: str = "", keys_from: str = "", certificate: Path | None = None
+    service: Any,
+    address: str,
+    key: str = "",
+    keys_from: str = "",
+    certificate: Path | None = None,
+    loading: Loading = Loading(),
 ) -> str:
     """The lines printed when the server is ready: address, model, limits, and a command to try."""
     lm, limits = service.lm, service.limits
@@ -32,6 +42,7 @@ def greeting(
         lines += [
             f"  model    {blocks} layers, {context}{template}",
             f"  engine   the {'PyTorch model' if engine == 'pytorch' else engine}, because {why}",
+            *_drafting_and_folders(service, loading),
             f"  limits   {limits.max_sequences} answers at once, {waiting} may wait, {state} of state",
         ]
         if not all(map(installed, GRAMMARS)):
@@ -46,6 +57,31 @@ def greeting(
         lines.append(f"  page     {address}/ in a browser")
     ready = f"  Try it (KEY is a key of {keys_from}):" if key == "KEY" else "  Try it:"
     return "\n".join([*lines, "", ready, _curl(service, address, key, certificate), "", "  Ctrl-C stops it."])
+
+
+def _drafting_and_folders(service: Any, loading: Loading) -> list[str]:
+    """How drafts are made, and where pages and slots are kept: a line for each that was asked for."""
+    lines = list[str]()
+    if loading.draft is not None:
+        lines.append(f"  drafts   {_how_drafted(loading.draft)}: answers are the same")
+    if loading.prefix_cache is None and loading.slot_save_path is None:
+        return lines
+    most = size(prefixes.size_of(loading.prefix_cache_size, "--prefix-cache-size"))
+    sealed = ", encrypted" if prefixes.seal(loading.prefix_cache_key_file).encrypts else ""
+    if loading.prefix_cache is not None:
+        there = size(service.scheduler.stats().stored.nbytes)
+        folder = prefixes.place(loading.prefix_cache)
+        lines.append(f"  prefixes in {folder}: {there} of {most} at most{sealed}")
+    if loading.slot_save_path is not None:
+        lines.append(f"  slots    in {loading.slot_save_path}: {most} at most{sealed}")
+    return lines
+
+
+def _how_drafted(draft: str) -> str:
+    """By what tokens are drafted."""
+    if draft in OWN_DRAFTS:
+        return "by lookup in earlier text" if draft == "lookup" else "by the model's own heads"
+    return f"by {draft}, {'a head' if eagle3.is_head(draft_path(draft)) else 'a smaller model'}"
 
 
 def _curl(service: Any, address: str, key: str, certificate: Path | None) -> str:

@@ -35,12 +35,18 @@ class Session:
         self._recurrent = lasting and isinstance(engine, Rewinding) and engine.no_rewinding() is not None
         self._watches: Sequence[str] = ()
         self._see: See = _unwatched
+        self._wanted = 0
         self._reset()
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The ids in the state, in order."""
         return tuple(self._ids)
+
+    @property
+    def reading(self) -> tuple[int, int]:
+        """How many ids the state holds, and how many the prompt has that is read: for another thread."""
+        return self._state.length, self._wanted
 
     def watch(self, names: Sequence[str], see: See = _unwatched) -> None:
         """Observe these values of all ids that are read from now on: rows from a position on."""
@@ -49,7 +55,7 @@ class Session:
     def prefill(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
         """Make the state hold exactly these ids: logits float32 [v] of the last, and how many were read."""
         kept = marked = self._reuse(ids)
-        self._consistent = False
+        self._consistent, self._wanted = False, len(ids)
         if self._recurrent and kept < len(ids) - RETOLD:
             marked = len(ids) - RETOLD
             self._read(ids[kept:marked])
