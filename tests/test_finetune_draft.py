@@ -3,6 +3,7 @@ run that was stopped goes on, what it drafts is counted, and the folder drafts f
 """
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cutaway.commands import finetune_draft
 from cutaway.embedding.tables import lowrank
 from cutaway.errors import UserError
 from cutaway.evaluate import drafts
+from cutaway.evaluate.statistics import Estimate
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.quantization import formats
@@ -45,6 +47,17 @@ def lm(base: Path) -> Any:
 
 
 @needs_core
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1.1, 1.5, "`cutaway chat m --draft run`"), (0.7, 0.9, "It does not pay"), (0.9, 1.2, "so few prompts"),
+     (-math.inf, math.inf, "so few prompts")],
+)  # fmt: skip
+def test_a_draft_is_recommended_where_it_pays(low: float, high: float, words: str) -> None:
+    found = finetune_draft.advice(Estimate((low + high) / 2, 0.1, low, high, 3), "m", Path("run"))
+    assert words in found.split(".")[0]
+    assert "--draft run" in found
+
+
 def test_an_untrained_head_says_what_the_stream_before_the_last_layer_does(
     lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -17,6 +17,7 @@ from cutaway import store
 from cutaway.commands import console
 from cutaway.errors import UserError, plural
 from cutaway.evaluate import drafts
+from cutaway.evaluate.statistics import Estimate
 from cutaway.store.files import atomic_file, digest
 from cutaway.store.reading import parsed
 from cutaway.train import folder as run_folder
@@ -151,5 +152,15 @@ def judge(folder: Path) -> None:
         f"are accepted ({found.acceptance.between('.0%')}), {found.per_step.value:.2f} tokens a step where "
         f"{drafts.COUNT} are drafted.\nWhere as many are drafted as pay, the model decodes "
         f"{found.speed.value:.2f} times as fast as without ({found.speed.between('.2f')}), here and now.\n"
-        f"`cutaway chat {known['model']} --draft {folder}` drafts with it."
+        f"{advice(found.speed, known['model'], folder)}"
     )
+
+
+def advice(speed: Estimate, model: str, folder: Path) -> str:
+    """Whether the draft is worth using, as far as the interval of what it gains lets one know."""
+    use = f"`cutaway chat {model} --draft {folder}` drafts with it"
+    if speed.low > 1:
+        return f"{use}."
+    if speed.high < 1:
+        return f"It does not pay here: a draft of a larger model costs less beside it. ({use}.)"
+    return f"Whether it pays here, so few prompts do not show. {use}, as long as drafts pay."
