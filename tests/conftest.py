@@ -18,7 +18,9 @@ if importlib.util.find_spec("beartype") is not None:
 
 from cutaway.commands import progress
 
-progress.SILENCE = 1e6  # no test's output depends on how long a command takes
+# No test's output depends on how long a command takes, in this process or in one that it starts.
+progress.SILENCE = 1e6
+os.environ["CUTAWAY_QUIET"] = "1"
 
 # Tests start hundreds of interpreters, each of which would compile the package anew.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):

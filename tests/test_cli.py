@@ -98,6 +98,10 @@ def test_a_verb_that_says_nothing_for_a_second_says_what_it_does(capsys, monkeyp
             shown.extend(capsys.readouterr().err.splitlines())
             time.sleep(0.01)
 
+    def waits() -> None:
+        """Fetch a model. It takes longer than silence lasts."""
+        time.sleep(0.4)
+
     def answers() -> None:
         """Fetch a model. It is quick."""
         task = progress._starting.task
@@ -108,8 +112,13 @@ def test_a_verb_that_says_nothing_for_a_second_says_what_it_does(capsys, monkeyp
     monkeypatch.setattr("cutaway.commands.pull.pull", silent)
     with monkeypatch.context() as changed:
         changed.setattr(progress, "SILENCE", 0.0)
+        changed.delenv("CUTAWAY_QUIET")
         assert run(capsys, "pull") == (0, "", "")
     assert shown == ["cutaway pull is at work: fetch a model"]
+    with monkeypatch.context() as changed:
+        changed.setattr(progress, "SILENCE", 0.0)
+        changed.setattr("cutaway.commands.pull.pull", waits)
+        assert run(capsys, "pull") == (0, "", "")
     monkeypatch.setattr("cutaway.commands.pull.pull", answers)
     assert run(capsys, "pull") == (0, "answer\n", "")
 

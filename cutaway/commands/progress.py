@@ -304,7 +304,7 @@ class Starting:
             if self.task is task and isinstance(sys.stderr, Stream):
                 if moves_cursor():
                     _display.show(task)
-                else:
+                elif not os.environ.get("CUTAWAY_QUIET"):
                     note(task.doing)
 
     def end(self) -> None:
@@ -322,7 +322,8 @@ _starting = Starting()
 
 @contextmanager
 def started() -> Iterator[Callable[[str], None]]:
-    """Say on standard error what a command does, unless it says something itself within a second.
+    """Say on standard error what a command does, unless it says something itself within a second. In a pipe
+    not where CUTAWAY_QUIET is set.
 
     What this yields is called with the words when the command's own function begins.
     """
