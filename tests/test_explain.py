@@ -240,7 +240,7 @@ def test_the_text_may_come_from_a_file_or_standard_input(
     file = tmp_path / "text.txt"
     file.write_text(f"{TEXT}\n")
     assert json.loads(run(capsys, "--file", str(file), "--json", "--threads", "1")[1])["text"] == TEXT
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT.encode())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     assert json.loads(run(capsys, "-", "--json")[1])["text"] == TEXT
     assert run(capsys, TEXT, "--threads", "0")[0] == 2
 
