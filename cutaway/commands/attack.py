@@ -32,7 +32,7 @@ def attack(
 ) -> None:
     """Attack a model of your own with harmless canaries, and measure each attack beside its control.
 
-    With 8 trials an arm, a probe takes from seconds (files, forgery) to four minutes (injection) on two
+    With 8 trials an arm, a probe takes from seconds (files, forgery) to a minute (injection) on two quiet
     cores; --full takes 64, and up to eight times as long. Rates have 95% intervals, which are wide for few
     trials; a defence is a curve of catch against false positives. The folder gets results.json and
     report.html, in which each finding opens the model at its token. What the folder has of other probes on
