@@ -20,7 +20,7 @@ inline constexpr int kMostTiled = 256;  // that a call takes whose sums are tile
 using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
                              int64_t stride, int64_t near);
 
-// Of so many panels at once, whose rows go behind each other; by AMX's tiles.
+// Products with many vectors of so many panels at once, whose rows go behind each other; `tiles`: by AMX's.
 struct Many {
     ManyProducts products = nullptr;
     int panels = 1;
